@@ -1,0 +1,92 @@
+"""Activation quantisers: learned step for 2, 4 and 8 bits (LSQ), sign for 1 bit, identity for 32."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class _RoundClamp(torch.autograd.Function):
+    """clamp(round(x / step), 0, top) * step with LSQ's gradients (Esser et al., ICLR 2020, eq. 2-5)."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, step: Tensor, top: int, grad_scale: float) -> Tensor:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        scaled = x.float() / step
+        codes = scaled.round().clamp_(0, top)
+        ctx.save_for_backward(scaled)
+        ctx.top, ctx.grad_scale = top, grad_scale
+        return (codes * step).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def, override]  # noqa: ANN001, ANN205
+        (scaled,) = ctx.saved_tensors
+        inside = (scaled >= 0) & (scaled <= ctx.top)
+        grad_x = torch.where(inside, grad, 0)
+        d_step = torch.where(inside, scaled.round() - scaled, torch.where(scaled < 0, 0.0, float(ctx.top)))
+        return grad_x, (grad.float() * d_step).sum().reshape(1) * ctx.grad_scale, None, None
+
+
+class LearnedStep(nn.Module):
+    """Unsigned `bits`-bit activation codes with one learned step a tensor.
+
+    The step starts at 2 mean|x| / sqrt(2^bits - 1) of the first training batch.
+
+    Shape: any float tensor, non-negative after ReLU; the output is code * step of the same shape.
+    """
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        self.bits = bits
+        self.top = 2**bits - 1
+        self.step = nn.Parameter(torch.ones(1))
+        self.register_buffer("started", torch.zeros((), dtype=torch.uint8))
+        self.started: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Round to the nearest code (ties to even) and back to the value."""
+        if self.training and not self.started:
+            with torch.no_grad():
+                self.step.fill_(max(2 * x.detach().float().abs().mean().item() / math.sqrt(self.top), 1e-6))
+                self.started.fill_(1)
+        grad_scale = 1 / math.sqrt(x[0].numel() * x.shape[0] * self.top)
+        return _RoundClamp.apply(x, self.step.abs().clamp(min=1e-8), self.top, grad_scale)  # type: ignore[no-any-return]
+
+
+class _Sign(torch.autograd.Function):
+    """Sign (0 counts as positive), gradient 2 - 2|x| within [-1, 1] (Bi-Real Net, Liu et al., ECCV 2018, eq. 5)."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def, override]  # noqa: ANN001
+        ctx.save_for_backward(x)
+        return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[no-untyped-def, override]  # noqa: ANN001
+        (x,) = ctx.saved_tensors
+        return grad * (2 - 2 * x.abs()).clamp_(min=0)
+
+
+class Sign(nn.Module):
+    """1-bit activations in {-1, +1} with a straight-through estimator."""
+
+    bits = 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The sign of every element; 0 gives +1."""
+        return _Sign.apply(x)  # type: ignore[no-any-return]
+
+
+class FloatActivation(nn.Identity):
+    """Activations stay in floating point while training; export calibrates 8 bits."""
+
+    bits = 32
+
+
+ACTIVATION_BITS = (32, 8, 4, 2, 1)
+
+
+def activation_quantizer(bits: int) -> nn.Module:
+    """The quantiser of `bits`-bit activations; `bits` is one of `ACTIVATION_BITS`."""
+    if bits == 32:
+        return FloatActivation()
+    return Sign() if bits == 1 else LearnedStep(bits)

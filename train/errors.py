@@ -1,0 +1,17 @@
+"""Errors of `bitplane.train`: what is wrong, where, and what to do about it."""
+
+
+class BitplaneError(Exception):
+    """A user's mistake: one line that names the place and the remedy; the command line exits with 2."""
+
+
+class DataError(BitplaneError):
+    """A data set is missing, empty or unreadable."""
+
+
+class CheckpointError(BitplaneError):
+    """A run or checkpoint is missing, damaged, or belongs to another model."""
+
+
+class ConfigError(BitplaneError):
+    """A training option has a value that cannot be used."""
