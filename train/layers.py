@@ -1,0 +1,94 @@
+"""Layers of low-bit networks: the pixel input, the low-bit convolution, and the parameter-free shortcut."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bitplane.train.levels import LevelSet
+from bitplane.train.quantizers import nearest_scale
+
+ScaleOption = Literal["none", "layer", "channel"]
+
+
+class PixelInput(nn.Module):
+    """Image bytes to the network's input: (pixel - zero_point) / scale, one pair for all channels.
+
+    One integer zero point makes zero padding of the input equal to padding pixels with that byte, so the same
+    convolution runs exactly on uint8.
+
+    Shape: uint8 [N, C, H, W] to float32 of the same shape.
+    """
+
+    def __init__(self, zero_point: int, scale: float) -> None:
+        super().__init__()
+        self.register_buffer("zero_point", torch.tensor(float(zero_point)))
+        self.register_buffer("scale", torch.tensor(float(scale)))
+        self.zero_point: Tensor
+        self.scale: Tensor
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Normalise a batch of pixels."""
+        return (pixels.float() - self.zero_point) / self.scale
+
+
+class LowBitConv2d(nn.Conv2d):
+    """A convolution without bias whose weight is driven to `level_scale` times a level set by the optimiser.
+
+    Attributes:
+        weight: float32 [O, C, kh, kw], what the network computes with; the optimiser moves and quantises it.
+        level_scale: float32 buffer, [O, 1, 1, 1] for one factor a channel, [1, 1, 1, 1] otherwise; saved with the model, so that
+            `weight / level_scale` rounds to exact levels at export.
+        levels: the level set.
+        pad_value: value of the padding: 0, or -1 for 1-bit activations.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        *,
+        levels: LevelSet,
+        scale: ScaleOption = "none",
+        pad_value: float = 0.0,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=False)
+        self.levels = levels
+        self.scale_option: ScaleOption = scale
+        self.pad_value = pad_value
+        shape = (out_channels if scale == "channel" else 1, 1, 1, 1)
+        self.register_buffer("level_scale", torch.ones(shape))
+        self.level_scale: Tensor
+
+    @torch.no_grad()
+    def fit_scale(self) -> None:
+        """Estimate `level_scale` from the present weights; a fixed set ("none") keeps 1."""
+        if self.scale_option != "none":
+            self.level_scale.copy_(nearest_scale(self.weight, self.levels, self.scale_option == "channel"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] to [N, O, H', W']."""
+        if self.pad_value and self.padding != (0, 0):
+            p = int(self.padding[0])
+            return functional.conv2d(functional.pad(x, (p, p, p, p), value=self.pad_value), self.weight, None, self.stride)
+        return functional.conv2d(x, self.weight, None, self.stride, self.padding)
+
+
+class PadShortcut(nn.Module):
+    """He et al.'s option A: subsample in space and append zero channels.
+
+    Shape: [N, C, H, W] to [N, out_channels, ceil(H / stride), ceil(W / stride)].
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.extra = out_channels - in_channels
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Subsample and pad."""
+        return functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra))

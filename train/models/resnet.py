@@ -1,0 +1,228 @@
+"""ResNets with low-bit convolutions: He et al.'s CIFAR form and torchvision's ResNet-18/34/50.
+
+Parameter names are torchvision's (conv1, bn1, layer1.0.conv1, layer1.0.downsample.0, fc), so its float weights load directly.
+Activation quantisers sit where a tensor is produced for convolutions; the residual stream stays float:
+
+    8, 4, 2 bits   a = quant1(x)     y = quant2(relu(bn1(conv1(a))))     out = relu(bn2(conv2(y)) + shortcut(x))
+    1 bit          y = bn1(conv1(sign(x))) + shortcut(x)                 out = bn2(conv2(sign(y))) + y
+
+The second form is Bi-Real Net's (Liu et al., ECCV 2018): a shortcut around every convolution and no ReLU. The 1x1 convolution of
+shortcut form B reads the codes of quant1, as the block's first convolution does.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from bitplane.train.activations import activation_quantizer
+from bitplane.train.layers import LowBitConv2d, PadShortcut, PixelInput, ScaleOption
+from bitplane.train.levels import LEVEL_SETS
+
+Weights = Literal["binary", "ternary", "quaternary", "float"]
+Activations = Literal[32, 8, 4, 2, 1]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Shape of a ResNet.
+
+    Attributes:
+        blocks: residual blocks in each stage.
+        widths: channels of each stage (before a bottleneck's expansion).
+        bottleneck: bottleneck blocks instead of basic ones.
+        imagenet_stem: 7x7 convolution of stride 2 and max-pooling, instead of one 3x3 convolution.
+        shortcut: default form of the shortcuts that change shape.
+    """
+
+    blocks: tuple[int, ...]
+    widths: tuple[int, ...]
+    bottleneck: bool
+    imagenet_stem: bool
+    shortcut: Literal["A", "B"]
+
+
+def _cifar(depth: int) -> Architecture:
+    return Architecture(((depth - 2) // 6,) * 3, (16, 32, 64), bottleneck=False, imagenet_stem=False, shortcut="A")
+
+
+def _torchvision(blocks: tuple[int, ...], bottleneck: bool = False) -> Architecture:
+    return Architecture(blocks, (64, 128, 256, 512), bottleneck, imagenet_stem=True, shortcut="B")
+
+
+ARCHITECTURES = {
+    **{f"resnet{depth}": _cifar(depth) for depth in (20, 32, 44, 56, 110)},
+    "resnet18": _torchvision((2, 2, 2, 2)),
+    "resnet34": _torchvision((3, 4, 6, 3)),
+    "resnet50": _torchvision((3, 4, 6, 3), bottleneck=True),
+}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that determines a network's structure.
+
+    Attributes:
+        model: a key of `ARCHITECTURES`.
+        weights: level set of the convolutions between stem and classifier, or "float".
+        activations: bits of the activations those convolutions read; 32 is float.
+        shortcut: "A" (subsample and pad) or "B" (1x1 convolution); "default" takes the architecture's own.
+        scale: factor of the level set: "none" (the fixed set), one a "layer", or one a "channel".
+        classes: number of classes.
+        channels: image channels.
+        zero_point: pixel that becomes 0.
+        pixel_scale: pixels that become 1.
+    """
+
+    model: str = "resnet20"
+    weights: Weights = "ternary"
+    activations: Activations = 2
+    shortcut: Literal["A", "B", "default"] = "default"
+    scale: ScaleOption = "channel"
+    classes: int = 10
+    channels: int = 3
+    zero_point: int = 121
+    pixel_scale: float = 64.0
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut; see the module's docstring for the two forms."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, width: int, stride: int, config: ModelConfig, shortcut: str) -> None:
+        super().__init__()
+        self.bi_real = config.activations == 1
+        self.quant1 = activation_quantizer(config.activations)
+        self.conv1 = _conv(in_channels, width, 3, stride, config)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.quant2 = activation_quantizer(config.activations)
+        self.conv2 = _conv(width, width, 3, 1, config)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.downsample = _downsample(in_channels, width, stride, config, shortcut)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] to [N, width, H / stride, W / stride]."""
+        a = self.quant1(x)
+        y = self.bn1(self.conv1(a))
+        s = _shortcut(self.downsample, x, a)
+        if self.bi_real:
+            y = y + s
+            return self.bn2(self.conv2(self.quant2(y))) + y  # type: ignore[no-any-return]
+        return torch.relu(self.bn2(self.conv2(self.quant2(torch.relu(y)))) + s)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (strided, as in torchvision) and 1x1 convolutions with one shortcut; without ReLU at 1 bit."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, width: int, stride: int, config: ModelConfig, shortcut: str) -> None:
+        super().__init__()
+        self.bi_real = config.activations == 1
+        out = width * self.expansion
+        self.quant1 = activation_quantizer(config.activations)
+        self.conv1 = _conv(in_channels, width, 1, 1, config)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.quant2 = activation_quantizer(config.activations)
+        self.conv2 = _conv(width, width, 3, stride, config)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.quant3 = activation_quantizer(config.activations)
+        self.conv3 = _conv(width, out, 1, 1, config)
+        self.bn3 = nn.BatchNorm2d(out)
+        self.downsample = _downsample(in_channels, out, stride, config, shortcut)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] to [N, 4 width, H / stride, W / stride]."""
+        rectify = nn.Identity() if self.bi_real else torch.relu
+        a = self.quant1(x)
+        y = rectify(self.bn1(self.conv1(a)))
+        y = rectify(self.bn2(self.conv2(self.quant2(y))))
+        y = self.bn3(self.conv3(self.quant3(y))) + _shortcut(self.downsample, x, a)
+        return rectify(y)  # type: ignore[no-any-return]
+
+
+class ResNet(nn.Module):
+    """A ResNet on uint8 pixels.
+
+    Shape: uint8 [N, channels, H, W] to float32 logits [N, classes].
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        architecture = ARCHITECTURES[config.model]
+        shortcut = architecture.shortcut if config.shortcut == "default" else config.shortcut
+        block = Bottleneck if architecture.bottleneck else BasicBlock
+        width = architecture.widths[0]
+        self.bi_real = config.activations == 1
+        self.input = PixelInput(config.zero_point, config.pixel_scale)
+        kernel, stride = (7, 2) if architecture.imagenet_stem else (3, 1)
+        self.conv1 = nn.Conv2d(config.channels, width, kernel, stride, kernel // 2, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.maxpool = nn.MaxPool2d(3, 2, 1) if architecture.imagenet_stem else nn.Identity()
+        channels = width
+        self.stages: list[str] = []
+        for i, (count, width) in enumerate(zip(architecture.blocks, architecture.widths, strict=True)):
+            layers = []
+            for j in range(count):
+                layers.append(block(channels, width, 2 if i > 0 and j == 0 else 1, config, shortcut))
+                channels = width * block.expansion
+            self.stages.append(f"layer{i + 1}")
+            setattr(self, self.stages[-1], nn.Sequential(*layers))
+        self.fc = nn.Linear(channels, config.classes)
+        for m in self.modules():
+            if isinstance(m, nn.Conv2d):
+                nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
+            if isinstance(m, LowBitConv2d):
+                m.fit_scale()
+
+    def blocks(self) -> list[tuple[str, BasicBlock | Bottleneck]]:
+        """All residual blocks with their names, in the order of the data."""
+        return [(f"{s}.{i}", b) for s in self.stages for i, b in enumerate(getattr(self, s))]
+
+    def low_bit_layers(self) -> dict[str, LowBitConv2d]:
+        """The low-bit convolutions by name, in the order of their parameters."""
+        return {n: m for n, m in self.named_modules() if isinstance(m, LowBitConv2d)}
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Compute logits."""
+        x = self.bn1(self.conv1(self.input(pixels)))
+        x = self.maxpool(x if self.bi_real else torch.relu(x))
+        for stage in self.stages:
+            x = getattr(self, stage)(x)
+        return self.fc(x.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def build_model(config: ModelConfig) -> ResNet:
+    """Build an initialised network.
+
+    Raises:
+        KeyError: `config.model` is not in `ARCHITECTURES`.
+    """
+    return ResNet(config)
+
+
+def _conv(in_channels: int, out_channels: int, kernel: int, stride: int, config: ModelConfig) -> nn.Conv2d:
+    if config.weights == "float":
+        return nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
+    pad_value = -1.0 if config.activations == 1 else 0.0
+    levels = LEVEL_SETS[config.weights]
+    return LowBitConv2d(
+        in_channels, out_channels, kernel, stride, kernel // 2, levels=levels, scale=config.scale, pad_value=pad_value
+    )
+
+
+def _downsample(in_channels: int, out_channels: int, stride: int, config: ModelConfig, shortcut: str) -> nn.Module | None:
+    if stride == 1 and in_channels == out_channels:
+        return None
+    if shortcut == "A":
+        return PadShortcut(in_channels, out_channels, stride)
+    return nn.Sequential(_conv(in_channels, out_channels, 1, stride, config), nn.BatchNorm2d(out_channels))
+
+
+def _shortcut(downsample: nn.Module | None, x: Tensor, a: Tensor) -> Tensor:
+    if downsample is None:
+        return x
+    return downsample(x if isinstance(downsample, PadShortcut) else a)  # type: ignore[no-any-return]
