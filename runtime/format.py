@@ -1,0 +1,81 @@
+"""Names and bit conventions of the packed file, format version 1 (`export/FORMAT.md`).
+
+This is their only home: `export/` writes files from these constants and `runtime/` reads files by them.
+"""
+
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+FORMAT_VERSION = "1"
+DOMAIN = "bitplane"
+DOMAIN_VERSION = 1
+OPSET_VERSION = 18
+IR_VERSION = 8
+
+INPUT_NAME = "input"
+OUTPUT_NAME = "logits"
+BATCH_AXIS = "batch"
+
+PIXEL_CONV = "PixelConv"
+BINARY_CONV = "BinaryConv"
+TERNARY_CONV = "TernaryConv"
+QUATERNARY_CONV = "QuaternaryConv"
+QUANTIZE = "Quantize"
+SIGN = "Sign"
+PAD_SHORTCUT = "PadShortcut"
+
+PLANES = {BINARY_CONV: ("sign",), TERNARY_CONV: ("sign", "mask"), QUATERNARY_CONV: ("sign1", "sign2")}
+"""Plane inputs of each low-bit convolution, in input order; they follow the codes."""
+
+ACTIVATION_BITS = (1, 2, 4, 8)
+PIXEL_WEIGHT_LIMIT = 64
+"""Largest magnitude of a `PixelConv` weight: 2 * 255 * 64 fits 16 bits."""
+QUATERNARY_TENTHS = (10, -13, -7)
+"""A quaternary weight is 10 - 13 sign1 - 7 sign2, in tenths."""
+
+META_FORMAT_VERSION = "bitplane.format_version"
+META_MODEL = "bitplane.model"
+META_METHOD = "bitplane.method"
+META_LEVEL_SET = "bitplane.level_set"
+META_ACTIVATION_BITS = "bitplane.activation_bits"
+META_DATASET = "bitplane.dataset"
+META_CLASSES = "bitplane.classes"
+META_INPUT = "bitplane.input"
+META_ACCURACY = "bitplane.accuracy"
+META_PLANES_SHA256 = "bitplane.planes_sha256"
+META_CHECKPOINT_SHA256 = "bitplane.checkpoint_sha256"
+META_VERIFICATION = "bitplane.verification"
+
+METADATA_KEYS = (
+    META_FORMAT_VERSION,
+    META_MODEL,
+    META_METHOD,
+    META_LEVEL_SET,
+    META_ACTIVATION_BITS,
+    META_DATASET,
+    META_CLASSES,
+    META_INPUT,
+    META_ACCURACY,
+    META_PLANES_SHA256,
+    META_CHECKPOINT_SHA256,
+    META_VERIFICATION,
+)
+
+
+def plane_bytes(weights: int) -> int:
+    """Bytes of one row of a plane that holds `weights` bits: ceil(weights / 8)."""
+    return -(-weights // 8)
+
+
+def pack_plane(bits: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """Pack 0/1 weights [O, kh, kw, C] into a plane uint8 [O, ceil(kh kw C / 8)], little-endian bit order, padding zero."""
+    flat = np.ascontiguousarray(bits).reshape(bits.shape[0], -1).astype(bool)
+    return np.packbits(flat, axis=1, bitorder="little")
+
+
+def unpack_plane(plane: NDArray[np.uint8], weight_shape: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+    """Unpack a plane uint8 [O, ceil(kh kw C / 8)] into 0/1 integers uint8 [O, kh, kw, C] = `weight_shape`."""
+    bits = np.unpackbits(plane, axis=1, count=prod(weight_shape[1:]), bitorder="little")
+    return bits.reshape(weight_shape)
