@@ -1,0 +1,119 @@
+"""Image classification data in memory: digits, CIFAR-10/100, or a folder of one folder a class.
+
+`load_data(config)` gives a `Dataset`: two `Split`s of uint8 [N, C, H, W] images and int64 [N] labels, the class names, and the normalisation
+the network's pixel input uses. Training batches are made by `bitplane.train.data.augment`.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bitplane.train.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images to train on.
+
+    Attributes:
+        name: "digits", "cifar10", "cifar100", or the path of a folder `train/<class>/*` and `test/<class>/*`.
+        directory: where torchvision's CIFAR files are, or are put.
+        download: download CIFAR if it is not in `directory`.
+        size: side in pixels to which the images of a folder are resized; 0 keeps theirs, which must then agree.
+    """
+
+    name: str = "digits"
+    directory: str = "data"
+    download: bool = False
+    size: int = 0
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images uint8 [N, C, H, W] and labels int64 [N]."""
+
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A training and a test split with what the network must know about them.
+
+    Attributes:
+        name: short name that goes into the packed file.
+        zero_point: pixel that the network sees as 0; also the padding of random crops.
+        pixel_scale: pixels that the network sees as 1.
+        flip: whether mirrored images are images of the same class.
+        crop: pixels of padding for random crops.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    classes: tuple[str, ...]
+    zero_point: int
+    pixel_scale: float
+    flip: bool
+    crop: int
+
+
+def load_data(config: DataConfig) -> Dataset:
+    """Load a data set.
+
+    Raises:
+        DataError: files are missing, unreadable, empty or of different sizes; the message names them.
+        ConfigError: the name is neither a known data set nor a folder.
+    """
+    if config.name == "digits":
+        return _digits()
+    if config.name in ("cifar10", "cifar100"):
+        return _cifar(config)
+    if Path(config.name).is_dir():
+        from bitplane.train.data.folder import load_folder
+
+        train, test, classes = load_folder(Path(config.name), config.size)
+        return _dataset(Path(config.name).resolve().name, train, test, classes, flip=True)
+    raise ConfigError(f"data '{config.name}' is neither digits, cifar10, cifar100 nor an existing folder")
+
+
+def _dataset(name: str, train: Split, test: Split, classes: tuple[str, ...], flip: bool) -> Dataset:
+    sample = train.images[:: max(1, len(train.images) // 5000)].float()
+    zero_point, scale = round(sample.mean().item()), round(sample.std().item(), 1)
+    side = train.images.shape[-1]
+    return Dataset(name, train, test, classes, zero_point, max(scale, 1.0), flip, crop=max(1, side // 8))
+
+
+def _digits() -> Dataset:
+    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+
+    images, labels = load_digits(return_X_y=True)
+    pixels = np.round(np.asarray(images).reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
+    # Every pixel doubled: a ResNet halves the side twice, and 2x2 features are too few.
+    x = torch.from_numpy(pixels.repeat(2, axis=2).repeat(2, axis=3))
+    y = torch.from_numpy(np.asarray(labels, dtype=np.int64))
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
+    train, test = order[:1437], order[1437:]
+    names = tuple(str(i) for i in range(10))
+    return _dataset("digits", Split(x[train], y[train]), Split(x[test], y[test]), names, flip=False)
+
+
+def _cifar(config: DataConfig) -> Dataset:
+    from torchvision.datasets import CIFAR10, CIFAR100
+
+    make: Callable[..., CIFAR10] = CIFAR10 if config.name == "cifar10" else CIFAR100
+    try:
+        parts = [make(config.directory, train=t, download=config.download) for t in (True, False)]
+    except RuntimeError as e:
+        raise DataError(f"{config.directory}: no intact {config.name} there; add --download to fetch it") from e
+    except (OSError, json.JSONDecodeError) as e:
+        raise DataError(f"{config.directory}: {config.name} cannot be read or downloaded ({e})") from e
+    train, test = (
+        Split(torch.from_numpy(p.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(p.targets, dtype=torch.int64)) for p in parts
+    )
+    return _dataset(config.name, train, test, tuple(parts[0].classes), flip=True)
