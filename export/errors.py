@@ -1,0 +1,7 @@
+"""The error of `bitplane.export`."""
+
+from bitplane.train.errors import BitplaneError
+
+
+class ExportError(BitplaneError):
+    """A network cannot be exported; one line that says what is wrong, where, and what to do."""

@@ -1,0 +1,39 @@
+"""Planes of the packed file: one bit a weight, in (kh, kw, in-channel) order, little-endian bits (`FORMAT.md`, section Values)."""
+
+import hashlib
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitplane.runtime import format as fmt
+from bitplane.train.levels import LevelSet, to_planes
+
+LOW_BIT_CONV = {"binary": fmt.BINARY_CONV, "ternary": fmt.TERNARY_CONV, "quaternary": fmt.QUATERNARY_CONV}
+"""Operator of each level set."""
+
+
+def pack_weight(integers: NDArray[np.int8], levels: LevelSet) -> dict[str, NDArray[np.uint8]]:
+    """Pack a convolution's integer levels.
+
+    Args:
+        integers: int8 [O, C, kh, kw], every element one of `levels.integers`.
+        levels: the level set.
+
+    Returns:
+        Planes uint8 [O, ceil(kh kw C / 8)] by input name, in input order: "sign"; "sign", "mask"; or "sign1", "sign2".
+
+    Raises:
+        ValueError: an element is not a level.
+    """
+    names = fmt.PLANES[LOW_BIT_CONV[levels.name]]
+    planes = to_planes(integers.transpose(0, 2, 3, 1), levels)
+    return {name: fmt.pack_plane(plane) for name, plane in zip(names, planes, strict=True)}
+
+
+def planes_sha256(planes: Iterable[NDArray[np.uint8]]) -> str:
+    """Hexadecimal SHA-256 of all planes' bytes; `planes` come in node order, then input order."""
+    digest = hashlib.sha256()
+    for plane in planes:
+        digest.update(plane.tobytes())
+    return digest.hexdigest()
