@@ -1,6 +1,7 @@
 """Export: a trained network to one ONNX file whose weights are packed bit-planes (`FORMAT.md`).
 
-`export_run` takes the folder of a finished run, `export_model` a network in memory. Both check the file against PyTorch before they write it.
+`export_run` takes the folder of a finished run, `export_model` a network in memory. Both check the file against PyTorch
+before they write it.
 """
 
 from bitplane.export.errors import ExportError

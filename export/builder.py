@@ -12,7 +12,7 @@ from bitplane.train.layers import PadShortcut, PixelInput
 
 
 class Dialect(Protocol):
-    """What differs between the packed file and its float twin; values are passed by name, and every method returns its output's."""
+    """What differs between the packed file and its float twin; methods take and return the names of values."""
 
     def stem(self, pixels: PixelInput, conv: nn.Conv2d, bn: nn.BatchNorm2d, value: str) -> str:
         """Pixels uint8 to features: normalization, convolution and BatchNorm."""
@@ -50,7 +50,9 @@ class GraphBuilder:
 
     def node(self, op: str, name: str, inputs: list[str], domain: str = "", **attributes: int | list[int]) -> str:
         """Append a node and return its output's name."""
-        self.nodes.append(helper.make_node(op, inputs, [name], name=name, domain=domain, **attributes))
+        node = helper.make_node(op, inputs, [name], name=name, domain=domain)
+        node.attribute.extend(helper.make_attribute(key, value) for key, value in attributes.items())
+        self.nodes.append(node)
         return name
 
     def low_bit_operators(self) -> list[str]:

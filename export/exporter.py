@@ -4,7 +4,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bitplane.export.calibrate import calibrate
 from bitplane.export.errors import ExportError
+from bitplane.export.fold import level_integers
 from bitplane.export.graph import build_graph
 from bitplane.export.verify import Verification, verify
 from bitplane.export.write import write_atomically
@@ -95,7 +96,8 @@ def export_model(model: ResNet, metadata: Mapping[str, Any], samples: Tensor, pa
     trained = copy.deepcopy(model).cpu().float().eval()
     is_float = model.config.weights == "float"
     needs_codes = trained.config.activations == 32 and not is_float
-    # Weights are checked before the samples are run: the walk over the network fails in milliseconds.
+    for name, conv in trained.low_bit_layers().items():
+        level_integers(name, conv)  # refuse an unfinished network before the samples are run
     source = calibrate(trained, samples) if needs_codes else trained
     size = (int(samples.shape[2]), int(samples.shape[3]))
     file, planes = build_graph(source, size)
@@ -103,7 +105,7 @@ def export_model(model: ResNet, metadata: Mapping[str, Any], samples: Tensor, pa
     onnx.helper.set_model_props(file, _metadata(source, origin, size, planes, verification))
     data = file.SerializeToString(deterministic=True)
     write_atomically(Path(path), data)
-    return ExportReport(str(path), len(data), **verification.as_metadata(), layers=_layers(file))
+    return ExportReport(str(path), len(data), **asdict(verification), layers=_layers(file))
 
 
 def export_run(run_dir: str | Path, out_path: str | Path, samples: int = 256) -> ExportReport:
@@ -128,9 +130,9 @@ def export_run(run_dir: str | Path, out_path: str | Path, samples: int = 256) ->
     picked = torch.linspace(0, len(images) - 1, min(samples, len(images))).long()
     digest = hashlib.sha256((run / "final" / "model.safetensors").read_bytes()).hexdigest()
     metadata = {
-        "method": config.method,
-        "dataset": result["dataset"],
-        "classes": tuple(result["classes"]),
+        "method": config.optimizer.method,
+        "dataset": data.name,
+        "classes": tuple(result.get("classes", data.classes)),
         "accuracy": {k: result[k] for k in ("test_top1", "epochs") if k in result},
         "checkpoint_sha256": digest,
     }
@@ -144,7 +146,7 @@ def _origin(model: ResNet, metadata: Mapping[str, Any]) -> Origin:
     origin = Origin(**metadata)
     if origin.classes and len(origin.classes) != model.config.classes:
         raise ExportError(
-            f"metadata: `classes` has {len(origin.classes)} names, the network {model.config.classes} logits; give one name each"
+            f"metadata: `classes` has {len(origin.classes)} names for {model.config.classes} logits; give one name each"
         )
     return origin
 
@@ -152,7 +154,8 @@ def _origin(model: ResNet, metadata: Mapping[str, Any]) -> Origin:
 def _check_samples(model: ResNet, samples: Tensor) -> None:
     if samples.dtype != torch.uint8 or samples.dim() != 4 or samples.shape[1] != model.config.channels or not samples.numel():
         raise ExportError(
-            f"samples: {samples.dtype} {list(samples.shape)} given; they must be torch.uint8 [N, {model.config.channels}, H, W], N > 0"
+            f"samples: {samples.dtype} {list(samples.shape)} given;"
+            f" they must be torch.uint8 [N, {model.config.channels}, H, W] with N > 0"
         )
     zero_point = float(model.input.zero_point)
     if zero_point != round(zero_point) or not 0 <= zero_point <= 255:
@@ -179,7 +182,7 @@ def _metadata(model: ResNet, origin: Origin, size: tuple[int, int], planes: str,
         fmt.META_ACCURACY: json.dumps(dict(origin.accuracy or {})),
         fmt.META_PLANES_SHA256: planes,
         fmt.META_CHECKPOINT_SHA256: origin.checkpoint_sha256,
-        fmt.META_VERIFICATION: json.dumps(verification.as_metadata()),
+        fmt.META_VERIFICATION: json.dumps(asdict(verification)),
     }
 
 

@@ -62,7 +62,9 @@ def level_integers(name: str, conv: LowBitConv2d) -> NDArray[np.int8]:
     """
     level_scale = to_float64(conv.level_scale)
     if not (np.isfinite(level_scale).all() and (level_scale > 0).all()):
-        raise ExportError(f"{name}: a level scale is not positive and finite; train the network again with a smaller learning rate")
+        raise ExportError(
+            f"{name}: a level scale is not positive and finite; train the network again with a smaller learning rate"
+        )
     units = to_float64(conv.weight) / level_scale * conv.levels.denominator
     levels = np.asarray(conv.levels.integers)
     distance = np.abs(units[..., None] - levels).min(-1)

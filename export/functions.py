@@ -22,8 +22,10 @@ def function(name: str) -> FunctionProto:
     return _BODIES[name](name)
 
 
-def _node(op: str, inputs: Sequence[str], output: str, **attributes: object) -> NodeProto:
-    return helper.make_node(op, list(inputs), [output], **attributes)
+def _node(op: str, inputs: Sequence[str], output: str, **attributes: int | str | list[int] | TensorProto) -> NodeProto:
+    node = helper.make_node(op, list(inputs), [output])
+    node.attribute.extend(helper.make_attribute(key, value) for key, value in attributes.items())
+    return node
 
 
 def _constant(output: str, value: ArrayLike, dtype: type[np.generic] = np.int64) -> NodeProto:

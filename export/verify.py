@@ -66,7 +66,9 @@ def verify(file: onnx.ModelProto, trained: ResNet, reference: ResNet, samples: T
         logits = run_onnxruntime(file.SerializeToString(), samples)
     except Exception as e:  # onnx and onnxruntime share no base class of their own
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-        raise ExportError(f"{file.graph.name}: the exported graph is refused ({reason}); this is a defect, please report it") from e
+        raise ExportError(
+            f"{file.graph.name}: the exported graph is refused ({reason}); this is a defect, please report it"
+        ) from e
     if reference.config.weights != "float":
         reference = with_pixel_weights(reference)
     expected, exact = run_torch(trained, samples), run_torch(reference, samples)
