@@ -1,4 +1,4 @@
-"""Folding: a convolution, its level scale, its input's step and its BatchNorm become integers, one scale and one bias a channel.
+"""Folding: a convolution, its level scale, its input's step and its BatchNorm become integers and one scale and bias a channel.
 
 With s = gamma / sqrt(var + eps) of BatchNorm, integer levels w over denominator d, level scale l and codes u of step t:
 
@@ -49,7 +49,8 @@ def to_float64(tensor: Tensor) -> Float64:
 
 def batch_norm_affine(bn: nn.BatchNorm2d) -> tuple[Float64, Float64]:
     """The factor and offset, float64 [O] each, of BatchNorm in eval mode: BN(y) = factor y + offset."""
-    assert bn.running_var is not None and bn.running_mean is not None
+    assert bn.running_var is not None
+    assert bn.running_mean is not None
     factor = to_float64(bn.weight) / np.sqrt(to_float64(bn.running_var) + bn.eps)
     return factor, to_float64(bn.bias) - to_float64(bn.running_mean) * factor
 
@@ -62,9 +63,7 @@ def level_integers(name: str, conv: LowBitConv2d) -> NDArray[np.int8]:
     """
     level_scale = to_float64(conv.level_scale)
     if not (np.isfinite(level_scale).all() and (level_scale > 0).all()):
-        raise ExportError(
-            f"{name}: a level scale is not positive and finite; train the network again with a smaller learning rate"
-        )
+        raise ExportError(f"{name}: a level scale is not positive and finite; train again with a smaller learning rate")
     units = to_float64(conv.weight) / level_scale * conv.levels.denominator
     levels = np.asarray(conv.levels.integers)
     distance = np.abs(units[..., None] - levels).min(-1)

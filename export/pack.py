@@ -1,4 +1,4 @@
-"""Planes of the packed file: one bit a weight, in (kh, kw, in-channel) order, little-endian bits (`FORMAT.md`, section Values)."""
+"""Planes of the packed file: one bit a weight, in (kh, kw, in-channel) order, little-endian bits (`FORMAT.md`, Values)."""
 
 import hashlib
 from collections.abc import Iterable

@@ -1,13 +1,13 @@
 """The exporter's self-check: the ONNX checker, then onnxruntime against PyTorch on real samples.
 
-Two comparisons are made. Against the network as it was trained, the stem's int8 weights and, for networks of float activations, the
-calibrated 8-bit codes differ by design, so this one is reported. Against a reference that has the same stem weights and the
+Two comparisons are made. Against the network as it was trained, the stem's int8 weights and, for networks of float activations,
+the calibrated 8-bit codes differ by design, so this one is reported. Against a reference that has the same stem weights and the
 same activations only rounding differs; a code whose value falls on a tie may still go either way and shift what follows, so the
 median over samples is held to a limit, not the maximum.
 """
 
 import copy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -44,10 +44,6 @@ class Verification:
     reference_top1_agreement: float
     reference_max_logit_difference: float
 
-    def as_metadata(self) -> dict[str, float]:
-        """The fields as JSON-ready values."""
-        return asdict(self)
-
 
 def verify(file: onnx.ModelProto, trained: ResNet, reference: ResNet, samples: Tensor) -> Verification:
     """Check a model before it is written.
@@ -66,9 +62,7 @@ def verify(file: onnx.ModelProto, trained: ResNet, reference: ResNet, samples: T
         logits = run_onnxruntime(file.SerializeToString(), samples)
     except Exception as e:  # onnx and onnxruntime share no base class of their own
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-        raise ExportError(
-            f"{file.graph.name}: the exported graph is refused ({reason}); this is a defect, please report it"
-        ) from e
+        raise ExportError(f"{file.graph.name}: the exported graph is refused ({reason}); please report this defect") from e
     if reference.config.weights != "float":
         reference = with_pixel_weights(reference)
     expected, exact = run_torch(trained, samples), run_torch(reference, samples)
