@@ -1,0 +1,171 @@
+"""Memory of a plan: constants in one block, intermediate values in one arena with reuse by liveness.
+
+Code buffers are reused only by code buffers of the same geometry, so that their halo and the unused bits of their words stay zero
+from the arena's creation on. Features overlap freely once their last reader has run.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitplane.runtime.kernels.intrinsics import CACHE_LINE as ALIGN
+from bitplane.runtime.kernels.intrinsics import aligned_zeros
+
+
+def round_up(size: int) -> int:
+    """`size` in whole cache lines."""
+    return -(-size // ALIGN) * ALIGN
+
+
+class Constants:
+    """Grows a block of constants; `add` returns the byte offset of an array in it."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def add(self, array: NDArray[np.generic]) -> int:
+        """Append an array, on its own cache lines."""
+        at, data = self._size, array.tobytes()
+        padded = round_up(len(data))
+        self._parts.append(data + bytes(padded - len(data)))
+        self._size += padded
+        return at
+
+    def bytes(self) -> NDArray[np.uint8]:
+        """The whole block."""
+        return np.frombuffer(b"".join(self._parts), np.uint8)
+
+
+@dataclass(frozen=True)
+class CodesLayout:
+    """Bit-planes [plane][H + 2 halo][W + 2 halo][words] of codes.
+
+    Attributes:
+        channels: channels.
+        height: rows without halo.
+        width: pixels of a row without halo.
+        planes: activation bits.
+        halo: zero pixels around.
+        bits: bits of a word.
+    """
+
+    channels: int
+    height: int
+    width: int
+    planes: int
+    halo: int
+    bits: int
+
+    @property
+    def words(self) -> int:
+        """Words of a pixel."""
+        return -(-self.channels // self.bits)
+
+    @property
+    def pixel(self) -> int:
+        """Bytes of a pixel."""
+        return self.words * self.bits // 8
+
+    @property
+    def row(self) -> int:
+        """Bytes of a row with its halo."""
+        return (self.width + 2 * self.halo) * self.pixel
+
+    @property
+    def plane(self) -> int:
+        """Bytes between two planes."""
+        return round_up((self.height + 2 * self.halo) * self.row)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the buffer."""
+        return self.planes * self.plane
+
+    def at(self, y: int, x: int) -> int:
+        """Byte offset of pixel (y, x), which may lie in the halo."""
+        return (y + self.halo) * self.row + (x + self.halo) * self.pixel
+
+
+@dataclass(frozen=True)
+class FeaturesLayout:
+    """Float32 features [H][W][channels], channels a multiple of 16."""
+
+    channels: int
+    height: int
+    width: int
+
+    @property
+    def pixel(self) -> int:
+        """Bytes of a pixel."""
+        return self.channels * 4
+
+    @property
+    def row(self) -> int:
+        """Bytes of a row."""
+        return self.width * self.pixel
+
+    @property
+    def size(self) -> int:
+        """Bytes of the buffer."""
+        return self.height * self.row
+
+
+@dataclass
+class Arena:
+    """Places buffers; `reuse=False` gives each its own memory, so that all can be read after a run."""
+
+    reuse: bool = True
+    size: int = 0
+    fills: list[tuple[int, int, int]] = field(default_factory=list)  # (offset, bytes, value) to set once, at creation
+    _free_codes: dict[CodesLayout, list[int]] = field(default_factory=dict)
+    _free: list[tuple[int, int]] = field(default_factory=list)  # (offset, bytes), features only
+
+    def reserve(self, size: int) -> int:
+        """Memory that is never given back."""
+        at = self.size
+        self.size += round_up(size)
+        return at
+
+    def take_codes(self, layout: CodesLayout) -> int:
+        """A buffer of codes."""
+        free = self._free_codes.get(layout)
+        return free.pop() if free else self.reserve(layout.size)
+
+    def take_features(self, layout: FeaturesLayout) -> int:
+        """A buffer of features: the smallest free block that holds it, or new memory."""
+        size = round_up(layout.size)
+        fitting = [block for block in self._free if block[1] >= size]
+        if not fitting:
+            return self.reserve(size)
+        at, have = min(fitting, key=lambda block: (block[1], block[0]))
+        self._free.remove((at, have))
+        if have > size:
+            self._free.append((at + size, have - size))
+        return at
+
+    def give_codes(self, layout: CodesLayout, at: int) -> None:
+        """Take back a buffer of codes."""
+        if self.reuse:
+            self._free_codes.setdefault(layout, []).append(at)
+
+    def give_features(self, layout: FeaturesLayout, at: int) -> None:
+        """Take back a buffer of features, joining it with its free neighbours."""
+        if not self.reuse:
+            return
+        blocks = sorted([*self._free, (at, round_up(layout.size))])
+        joined: list[tuple[int, int]] = []
+        for start, size in blocks:
+            if joined and sum(joined[-1]) == start:
+                joined[-1] = (joined[-1][0], joined[-1][1] + size)
+            else:
+                joined.append((start, size))
+        self._free = joined
+
+    def create(self) -> NDArray[np.uint8]:
+        """Allocate the arena, zero it and set its halos."""
+        memory = aligned_zeros(self.size)
+        for at, size, value in self.fills:
+            memory[at : at + size] = value
+        return memory

@@ -1,0 +1,68 @@
+"""Convolution steps: loops over channel groups, rows and tiles around each compiled tile.
+
+Channel groups are the outer loop, so that a group's weights stay in L1 while the activations pass by. Work is numbered
+group * rows + row and each thread takes one contiguous range. The last tile of a row overlaps the one before it; rows narrower
+than a tile use tiles of one pixel.
+"""
+
+from typing import Any
+
+import numba
+
+from bitplane.runtime.kernels import fields as f
+from bitplane.runtime.kernels.epilogue import run_epilogue
+from bitplane.runtime.kernels.options import INNER
+from bitplane.runtime.kernels.tiles import run_tiles
+
+ROW_BYTES = 4
+
+
+@numba.njit(**INNER)
+def share(total, part, parts) -> Any:  # noqa: ANN001
+    """First and one past the last item of thread `part` of `parts`."""
+    return total * part // parts, total * (part + 1) // parts
+
+
+@numba.njit(**INNER)
+def run_conv(steps, i, arena, constants, part, parts) -> None:  # noqa: ANN001
+    """This thread's share of convolution step `i`."""
+    height, width, mode = steps[i, f.HEIGHT], steps[i, f.WIDTH], steps[i, f.MODE]
+    group_channels = steps[i, f.GROUP_CHANNELS]
+    out_pixel = group_channels * ROW_BYTES
+    scratch = arena + steps[i, f.SCRATCH] + part * width * out_pixel
+    begin, end = share(steps[i, f.GROUPS] * height, part, parts)
+    for item in range(begin, end):
+        group = item // height
+        y = item - group * height
+        out = scratch
+        if mode != f.MODE_ROW:
+            out = arena + steps[i, f.CODES] + y * steps[i, f.CODES_ROW] + group * (group_channels // 8)
+            out_pixel = steps[i, f.CODES_PIXEL]
+        run_tiles(
+            steps[i, f.TILE],
+            width,
+            arena + steps[i, f.SRC] + y * steps[i, f.SRC_STEP_Y],
+            steps[i, f.SRC_PLANE],
+            steps[i, f.SRC_PLANES],
+            steps[i, f.SRC_ROW],
+            steps[i, f.KERNEL_ROWS],
+            steps[i, f.SRC_STEP_X],
+            steps[i, f.KERNEL_WORDS],
+            constants + steps[i, f.WEIGHTS] + group * steps[i, f.WEIGHTS_GROUP],
+            mode,
+            constants + steps[i, f.LIMITS] + group * steps[i, f.LIMITS_GROUP],
+            out,
+            out_pixel,
+            steps[i, f.CODES_PLANE],
+        )
+        if mode == f.MODE_ROW:
+            run_epilogue(steps, i, arena, constants, group, y, scratch, out_pixel)
+
+
+@numba.njit(**INNER)
+def run_elementwise(steps, i, arena, constants, part, parts) -> None:  # noqa: ANN001
+    """Add, Relu, Quantize or Sign on features, where no convolution could take them into its epilogue."""
+    begin, end = share(steps[i, f.HEIGHT], part, parts)
+    for y in range(begin, end):
+        source = arena + steps[i, f.SRC] + y * steps[i, f.SRC_STEP_Y]
+        run_epilogue(steps, i, arena, constants, 0, y, source, steps[i, f.SRC_STEP_X])

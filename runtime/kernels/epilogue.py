@@ -1,0 +1,174 @@
+"""The float epilogue: one row of accumulators or features to features and codes.
+
+    f = float32(acc + offset) * scale + bias      multiply then add, each rounded once: no fused multiply-add
+    f = f + residual
+    f = relu(f)
+    codes: 1 and 2 bits by comparing f with exact float thresholds, 4 and 8 bits by min(max(rint(f / step), 0), 2^A - 1)
+
+Channels are handled 16 at a time, all planes of a code packed by compare masks. It equals ONNX's operators bit for bit.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numba
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from bitplane.runtime.kernels import fields as f
+from bitplane.runtime.kernels import intrinsics as v
+from bitplane.runtime.kernels.intrinsics import F32, F32X16, I16, I32, I32X16, I64, i64
+from bitplane.runtime.kernels.options import INNER
+
+BLOCK = 64
+"""Bytes of 16 accumulators or features."""
+
+
+def _emit_value(b: Any, kind: int, source: Any, offset: Any, scale: Any, bias: Any) -> Any:
+    """16 features of one pixel, before the residual."""
+    if kind == f.FROM_FEATURES:
+        return v.load(b, source, F32X16, 4)
+    acc = v.load(b, source, I32X16, 4)
+    if kind == f.FROM_PLANE_PAIRS:
+        second = v.load(b, b.add(source, i64(BLOCK)), I32X16, 4)
+        tenths = b.add(b.mul(acc, v.constant(I32X16, 13)), b.mul(second, v.constant(I32X16, 7)))
+        acc = b.ashr(b.add(tenths, offset), v.constant(I32X16, 1))
+    else:
+        acc = b.add(acc, offset)
+    return b.fadd(b.fmul(b.sitofp(acc, F32X16), scale), bias)
+
+
+def _emit_quantize(b: Any, kind: int, value: Any, levels: list[Any], step: Any, top: Any, planes: Any, out: Any, plane: Any) -> None:
+    if kind == f.QUANT_ONE:
+        v.store(b, b.bitcast(b.fcmp_ordered(">=", value, levels[0]), I16), out, 1)
+    elif kind == f.QUANT_TWO:
+        m = [b.bitcast(b.fcmp_ordered(">=", value, level), I16) for level in levels]
+        v.store(b, b.xor(b.xor(m[0], m[1]), m[2]), out, 1)
+        v.store(b, m[1], b.add(out, plane), 1)
+    elif kind == f.QUANT_DIVIDE:
+        code = v.rint(b, b.fdiv(value, step))
+        zero = v.constant(F32X16, 0.0)
+        code = b.select(b.fcmp_ordered(">", code, zero), code, zero)
+        code = b.fptosi(b.select(b.fcmp_ordered("<", code, top), code, top), I32X16)
+        with cgutils.for_range(b, planes, intp=I64) as bit:
+            shifted = b.lshr(code, v.splat(b, b.trunc(bit.index, I32), I32X16))
+            mask = b.trunc(shifted, ir.VectorType(v.I1, 16))
+            v.store(b, b.bitcast(mask, I16), b.add(out, b.mul(plane, bit.index)), 1)
+
+
+@dataclass(frozen=True)
+class RowArguments:
+    """LLVM values of one row; addresses are of pixel 0 and the group's first channel. See `fields` for the rest."""
+
+    pixels: Any
+    vectors: Any
+    source: Any
+    source_pixel: Any
+    offset: Any
+    scale: Any
+    bias: Any
+    residual: Any
+    residual_pixel: Any
+    relu: Any
+    store: Any
+    features: Any
+    features_pixel: Any
+    levels: Any
+    levels_stride: Any
+    step: Any
+    planes: Any
+    codes: Any
+    codes_pixel: Any
+    codes_plane: Any
+
+
+def _emit_row(b: Any, source_kind: int, quant_kind: int, a: RowArguments) -> None:
+    lowest = b.select(b.icmp_signed("!=", a.relu, i64(0)), ir.Constant(F32, 0.0), ir.Constant(F32, -math.inf))
+    lowest = v.splat(b, lowest, F32X16)
+    keep = b.icmp_signed("!=", a.store, i64(0))
+    count = {f.QUANT_ONE: 1, f.QUANT_TWO: 3}.get(quant_kind, 0)
+    step = top = None
+    if quant_kind == f.QUANT_DIVIDE:
+        step = v.splat(b, v.load(b, a.step, F32, 4), F32X16)
+        top = v.splat(b, b.sitofp(b.sub(b.shl(i64(1), a.planes), i64(1)), F32), F32X16)
+    width = 2 * BLOCK if source_kind == f.FROM_PLANE_PAIRS else BLOCK
+    with cgutils.for_range(b, a.vectors, intp=I64) as block:
+        at = b.mul(block.index, i64(BLOCK))
+        constants: list[Any] = [None] * 3
+        if source_kind != f.FROM_FEATURES:
+            kinds = ((a.offset, I32X16), (a.scale, F32X16), (a.bias, F32X16))
+            constants = [v.load(b, b.add(address, at), kind, 4) for address, kind in kinds]
+        levels = [v.load(b, b.add(b.add(a.levels, at), b.mul(a.levels_stride, i64(j))), F32X16, 4) for j in range(count)]
+        first = b.add(a.source, b.mul(block.index, i64(width)))
+        with cgutils.for_range(b, a.pixels, intp=I64) as pixel:
+            x = pixel.index
+            value = _emit_value(b, source_kind, b.add(first, b.mul(x, a.source_pixel)), *constants)
+            value = b.fadd(value, v.load(b, b.add(b.add(a.residual, at), b.mul(x, a.residual_pixel)), F32X16, 4))
+            value = b.select(b.fcmp_ordered(">", value, lowest), value, lowest)
+            with b.if_then(keep):
+                v.store(b, value, b.add(b.add(a.features, at), b.mul(x, a.features_pixel)), 4)
+            out = b.add(b.add(a.codes, b.mul(block.index, i64(2))), b.mul(x, a.codes_pixel))
+            _emit_quantize(b, quant_kind, value, levels, step, top, a.planes, out, a.codes_plane)
+
+
+@intrinsic
+def _row(
+    typingctx: Any, case: Any, pixels: Any, vectors: Any, source: Any, source_pixel: Any, offset: Any, scale: Any, bias: Any,
+    residual: Any, residual_pixel: Any, relu: Any, store: Any, features: Any, features_pixel: Any,
+    levels: Any, levels_stride: Any, step: Any, planes: Any, codes: Any, codes_pixel: Any, codes_plane: Any,
+) -> Any:  # fmt: skip
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
+        done = b.append_basic_block("done")
+        switch = b.switch(args[0], done)
+        for source_kind in f.SOURCES:
+            for quant_kind in f.QUANTS:
+                block = b.append_basic_block("row")
+                switch.add_case(i64(source_kind * len(f.QUANTS) + quant_kind), block)
+                b.position_at_end(block)
+                emit = partial(_emit_row_function, source_kind, quant_kind)
+                v.emit_call(b, f"bitplane_epilogue_{source_kind}_{quant_kind}", list(args[1:]), emit)
+                b.branch(done)
+        b.position_at_end(done)
+        return context.get_dummy_value()
+
+    return types.void(*[types.intp] * 21), codegen
+
+
+def _emit_row_function(source_kind: int, quant_kind: int, b: Any, values: list[Any]) -> None:
+    _emit_row(b, source_kind, quant_kind, RowArguments(*values))
+
+
+QUANTS = len(f.QUANTS)
+
+
+@numba.njit(**INNER)
+def run_epilogue(steps, i, arena, constants, group, y, source, source_pixel) -> None:  # noqa: ANN001
+    """Finish row `y` of channel group `group` of step `i`; `source` is the address of its accumulators or features."""
+    at = group * steps[i, f.VECTORS] * BLOCK
+    _row(
+        steps[i, f.SRC_KIND] * QUANTS + steps[i, f.QUANT],
+        steps[i, f.WIDTH],
+        steps[i, f.VECTORS],
+        source,
+        source_pixel,
+        constants + steps[i, f.OFFSET] + at,
+        constants + steps[i, f.SCALE] + at,
+        constants + steps[i, f.BIAS] + at,
+        arena + steps[i, f.RESIDUAL] + y * steps[i, f.RESIDUAL_ROW] + at,
+        steps[i, f.RESIDUAL_PIXEL],
+        steps[i, f.RELU],
+        steps[i, f.STORE],
+        arena + steps[i, f.FEATURES] + y * steps[i, f.FEATURES_ROW] + at,
+        steps[i, f.FEATURES_PIXEL],
+        constants + steps[i, f.LEVELS] + at,
+        steps[i, f.LEVELS_STRIDE],
+        constants + steps[i, f.STEP],
+        steps[i, f.CODES_PLANES],
+        arena + steps[i, f.CODES] + y * steps[i, f.CODES_ROW] + group * steps[i, f.VECTORS] * 2,
+        steps[i, f.CODES_PIXEL],
+        steps[i, f.CODES_PLANE],
+    )

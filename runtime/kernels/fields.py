@@ -1,0 +1,79 @@
+"""Columns of the step table that `run_plan` walks: one int64 row a step.
+
+Addresses are byte offsets: into the arena (A), or into the constants (C). Unused fields are 0. Strides are in bytes.
+"""
+
+OP = 0  # one of the OP_ values
+TILE = 1  # index into `tiles.TILES`
+SRC_KIND = 2  # what the epilogue reads: one of the FROM_ values
+SRC = 3  # A: first tap of output pixel (0, 0)
+SRC_PLANE = 4  # stride between bit-planes
+SRC_PLANES = 5  # number of bit-planes
+SRC_ROW = 6  # stride between kernel rows
+SRC_STEP_Y = 7  # stride between output rows
+SRC_STEP_X = 8  # stride between output pixels
+KERNEL_ROWS = 9
+KERNEL_WORDS = 10  # words of one kernel row
+WEIGHTS = 11  # C: lane-packed weights
+WEIGHTS_GROUP = 12  # stride between channel groups
+GROUPS = 13  # channel groups
+HEIGHT = 14  # output rows
+WIDTH = 15  # output pixels of a row
+MODE = 16  # one of the MODE_ values
+LIMITS = 17  # C: accumulator thresholds of the modes MODE_ONE and MODE_TWO
+LIMITS_GROUP = 18
+CODES = 19  # A: output codes, pixel (0, 0)
+CODES_PLANE = 20
+CODES_ROW = 21
+CODES_PIXEL = 22
+CODES_PLANES = 23
+VECTORS = 24  # vectors of 16 output channels in a group
+OFFSET = 25  # C: int32, added to the accumulator
+SCALE = 26  # C: float32
+BIAS = 27  # C: float32
+RESIDUAL = 28  # A: float32 features
+RESIDUAL_ROW = 29
+RESIDUAL_PIXEL = 30
+FEATURES = 31  # A: float32 features
+FEATURES_ROW = 32
+FEATURES_PIXEL = 33
+RELU = 34
+QUANT = 35  # one of the QUANT_ values
+LEVELS = 36  # C: float32 thresholds
+LEVELS_STRIDE = 37  # stride between thresholds of one channel
+STEP = 38  # C: float32, the quantizer's step
+SCRATCH = 39  # A: one row of int32 accumulators
+STORE = 40  # whether features are written
+CHANNELS = 41
+SRC_HEIGHT = 42
+SRC_WIDTH = 43
+PAD_TOP = 44
+PAD_LEFT = 45
+STRIDE_Y = 46
+STRIDE_X = 47
+KERNEL_WIDTH = 48
+SRC_CHANNELS = 49
+GROUP_CHANNELS = 50  # rows of the weight matrix in a group
+FIELDS = 51
+
+OP_IMAGE = 0
+OP_CONV = 1
+OP_ELEMENTWISE = 2
+OP_MAX_POOL = 3
+OP_PAD_SHORTCUT = 4
+OP_CLASSIFIER = 5
+
+FROM_ACCUMULATORS = 0
+FROM_PLANE_PAIRS = 1
+FROM_FEATURES = 2
+SOURCES = (FROM_ACCUMULATORS, FROM_PLANE_PAIRS, FROM_FEATURES)
+
+MODE_ROW = 0  # accumulators go through a scratch row to the float epilogue
+MODE_ONE = 1  # one threshold in registers: 1-bit codes
+MODE_TWO = 2  # three thresholds in registers: 2-bit codes
+
+QUANT_NONE = 0
+QUANT_ONE = 1  # one float threshold
+QUANT_TWO = 2  # three float thresholds
+QUANT_DIVIDE = 3  # divide by the step and round
+QUANTS = (QUANT_NONE, QUANT_ONE, QUANT_TWO, QUANT_DIVIDE)

@@ -1,0 +1,28 @@
+"""The first step: uint8 pixels [C, H, W] to interleaved [H, W, C] inside a halo that holds the zero point."""
+
+import numba
+
+from bitplane.runtime.kernels import fields as f
+from bitplane.runtime.kernels.conv import share
+from bitplane.runtime.kernels.intrinsics import bytes_at
+from bitplane.runtime.kernels.options import INNER
+
+
+@numba.njit(**INNER)
+def run_image(steps, i, arena, image, part, parts) -> None:  # noqa: ANN001
+    """Interleave the channels of the image at address `image`."""
+    height, width, channels = steps[i, f.HEIGHT], steps[i, f.WIDTH], steps[i, f.CHANNELS]
+    area = height * width
+    source = bytes_at(image, channels * area)
+    begin, end = share(height, part, parts)
+    for y in range(begin, end):
+        out = bytes_at(arena + steps[i, f.CODES] + y * steps[i, f.CODES_ROW], width * channels)
+        if channels == 3:
+            for x in range(width):
+                out[3 * x] = source[y * width + x]
+                out[3 * x + 1] = source[area + y * width + x]
+                out[3 * x + 2] = source[2 * area + y * width + x]
+        else:
+            for c in range(channels):
+                for x in range(width):
+                    out[channels * x + c] = source[c * area + y * width + x]

@@ -1,0 +1,169 @@
+"""LLVM vector pieces: everything a kernel needs that Numba's language lacks.
+
+Only generic vector IR, so that LLVM lowers it for any machine; the byte dot product alone asks for an instruction (AVX-512 VNNI)
+where the host has it.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import llvmlite.binding as llvm
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from bitplane.runtime.kernels.options import INNER
+
+I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
+F32 = ir.FloatType()
+F32X16, I32X16 = ir.VectorType(F32, 16), ir.VectorType(I32, 16)
+I8X64 = ir.VectorType(I8, 64)
+CACHE_LINE = 64
+
+HAS_VNNI = bool(llvm.get_host_cpu_features().get("avx512vnni", False))
+
+
+def i64(value: int) -> ir.Constant:
+    """The 64-bit constant `value`."""
+    return ir.Constant(I64, value)
+
+
+def vector_bytes(vector: ir.VectorType) -> int:
+    """Size of a vector type in bytes."""
+    width = 32 if vector.element == F32 else vector.element.width
+    return vector.count * width // 8
+
+
+def load(b: Any, address: Any, kind: Any, align: int) -> Any:
+    """Load a `kind` from an integer address."""
+    value = b.load(b.inttoptr(address, kind.as_pointer()))
+    value.align = align
+    return value
+
+
+def store(b: Any, value: Any, address: Any, align: int) -> None:
+    """Store `value` at an integer address."""
+    b.store(value, b.inttoptr(address, value.type.as_pointer())).align = align
+
+
+def splat(b: Any, scalar: Any, vector: ir.VectorType) -> Any:
+    """Every lane of `vector` is `scalar`."""
+    one = b.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(I32, 0))
+    lanes = ir.Constant(ir.VectorType(I32, vector.count), [0] * vector.count)
+    return b.shuffle_vector(one, ir.Constant(vector, ir.Undefined), lanes)
+
+
+def constant(vector: ir.VectorType, value: float) -> ir.Constant:
+    """A vector constant with `value` in every lane."""
+    return ir.Constant(vector, [value] * vector.count)
+
+
+def ctpop(b: Any, value: Any) -> Any:
+    """Population count of every lane."""
+    name = f"llvm.ctpop.v{value.type.count}i{value.type.element.width}"
+    return b.call(cgutils.get_or_insert_function(b.module, ir.FunctionType(value.type, [value.type]), name), [value])
+
+
+def rint(b: Any, value: Any) -> Any:
+    """Round every float32 lane to the nearest integer, ties to even."""
+    name = f"llvm.rint.v{value.type.count}f32"
+    return b.call(cgutils.get_or_insert_function(b.module, ir.FunctionType(value.type, [value.type]), name), [value])
+
+
+def dot_bytes(b: Any, acc: Any, pixels: Any, weights: Any) -> Any:
+    """acc + sum over the 4 bytes of each lane of uint8 pixels times int8 weights; all three are <16 x i32>.
+
+    With |weights| <= 64 no form of it saturates, so the instruction and the generic form agree.
+    """
+    if HAS_VNNI:
+        kind = ir.FunctionType(I32X16, [I32X16, I8X64, I8X64])
+        vpdpbusd = cgutils.get_or_insert_function(b.module, kind, "llvm.x86.avx512.vpdpbusd.512")
+        return b.call(vpdpbusd, [acc, b.bitcast(pixels, I8X64), b.bitcast(weights, I8X64)])
+    for byte in range(4):
+        u = b.and_(b.lshr(pixels, constant(I32X16, 8 * byte)), constant(I32X16, 255))
+        w = b.ashr(b.shl(weights, constant(I32X16, 24 - 8 * byte)), constant(I32X16, 24))
+        acc = b.add(acc, b.mul(u, w))
+    return acc
+
+
+def emit_call(b: Any, name: str, arguments: list[Any], emit: Callable[[Any, list[Any]], None]) -> None:
+    """Call a function of 64-bit integers that `emit` writes into the module on first use.
+
+    Each kernel variant is an LLVM function of its own: registers are allocated for it alone, and LLVM's time stays linear in the
+    number of variants (one function with all of them, or one Numba function each, took ten times as long to compile).
+    """
+    kind = ir.FunctionType(ir.VoidType(), [I64] * len(arguments))
+    function = b.module.globals.get(name)
+    if function is None:
+        function = ir.Function(b.module, kind, name)
+        function.linkage = "internal"
+        function.attributes.add("noinline")
+        inner = ir.IRBuilder(function.append_basic_block("entry"))
+        emit(inner, list(function.args))
+        inner.ret_void()
+    b.call(function, arguments)
+
+
+@intrinsic
+def _pointer(typingctx: Any, address: Any, kind: Any) -> Any:  # noqa: ARG001
+    sig = types.CPointer(kind.dtype)(types.intp, kind)
+
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
+        return b.inttoptr(args[0], context.get_value_type(sig.return_type))
+
+    return sig, codegen
+
+
+@numba.njit(**INNER)
+def floats(address: int, count: int) -> Any:
+    """The `count` float32 at an address, as an array."""
+    return numba.carray(_pointer(address, numba.float32), count)
+
+
+@numba.njit(**INNER)
+def bytes_at(address: int, count: int) -> Any:
+    """The `count` uint8 at an address, as an array."""
+    return numba.carray(_pointer(address, numba.uint8), count)
+
+
+@intrinsic
+def fetch_add(typingctx: Any, address: Any, value: Any) -> Any:  # noqa: ARG001
+    """Atomic int64 addition; returns the value before."""
+
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:  # noqa: ARG001
+        return b.atomic_rmw("add", b.inttoptr(args[0], I64.as_pointer()), args[1], "seq_cst")
+
+    return types.int64(types.intp, types.int64), codegen
+
+
+@intrinsic
+def load_acquire(typingctx: Any, address: Any) -> Any:  # noqa: ARG001
+    """Atomic int64 load."""
+
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:  # noqa: ARG001
+        return b.load_atomic(b.inttoptr(args[0], I64.as_pointer()), "acquire", 8)
+
+    return types.int64(types.intp), codegen
+
+
+@intrinsic
+def yield_processor(typingctx: Any) -> Any:  # noqa: ARG001
+    """Let another thread run (POSIX sched_yield; nothing elsewhere)."""
+
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:  # noqa: ARG001
+        if sys.platform != "win32":
+            b.call(cgutils.get_or_insert_function(b.module, ir.FunctionType(I32, []), "sched_yield"), [])
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+def aligned_zeros(size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """`size` zero bytes that start on a cache line."""
+    raw = np.zeros(size + CACHE_LINE, np.uint8)
+    start = -raw.ctypes.data % CACHE_LINE
+    return raw[start : start + size]

@@ -1,0 +1,258 @@
+"""The convolution tile: P pixels times C vectors of output channels, accumulated in registers, for every kind of product.
+
+Output channels lie in the lanes and the activation word is broadcast. For bit-planes u_i of a code u = sum_i 2^i u_i, weight sign
+bit s and mask bit m (binary: m = 1),
+
+    sum m (1 - 2 s) u  =  sum_i 2^i popcount(m & (u_i ^ s))  -  (2^A - 1) popcount(m & s)
+
+The tile computes the first sum by Horner's rule over the planes, highest first, so that one kernel serves every A; the second is a
+constant of the channel and lives in the thresholds or in the epilogue's offset. The sum is unsigned, and lowering picks lanes in
+which it cannot overflow. A quaternary layer is a binary one with two sign planes as 32 lanes for 16 channels.
+
+Where the consumer takes 1- or 2-bit codes of this layer alone, quantizing is comparing the accumulator with 1 or 3 integers, in
+registers; otherwise accumulators go as int32 to a scratch row that the float epilogue reads while it is in L1.
+"""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from bitplane.runtime.kernels import intrinsics as v
+from bitplane.runtime.kernels.fields import MODE_ONE, MODE_ROW
+from bitplane.runtime.kernels.intrinsics import I32, I64, i64
+
+Kind = Literal["binary", "ternary", "dot"]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Shape of one compiled tile.
+
+    Attributes:
+        kind: product: "binary" and "ternary" popcounts, or "dot" of 4 uint8 and 4 int8.
+        bits: bits of a word and of a lane.
+        lanes: lanes of a vector.
+        pixels: P, output pixels of a row.
+        vectors: C, vectors of output channels; `vectors * lanes` channels are a group.
+        taps: kernel rows and words when they are compile-time (0: runtime). Then pixels are one word apart (stride 1).
+    """
+
+    kind: Kind
+    bits: int
+    lanes: int
+    pixels: int
+    vectors: int
+    taps: int = 0
+
+    @property
+    def group(self) -> int:
+        """Output rows of the weight matrix in one tile."""
+        return self.lanes * self.vectors
+
+    @property
+    def planes(self) -> int:
+        """Weight vectors a word needs."""
+        return 2 if self.kind == "ternary" else 1
+
+    def __str__(self) -> str:
+        return f"{self.bits}-bit lanes, P{self.pixels}C{self.vectors}" + (f", {self.taps}x{self.taps} unrolled" if self.taps else "")
+
+
+def _popcount_tiles(kind: Kind) -> list[Tile]:
+    return [
+        Tile(kind, 16, 16, 8, 1, 3),
+        Tile(kind, 16, 16, 8, 1),
+        Tile(kind, 16, 16, 1, 1),
+        Tile(kind, 16, 32, 8, 1, 3),
+        Tile(kind, 16, 32, 8, 1),
+        Tile(kind, 16, 32, 1, 1),
+        Tile(kind, 32, 16, 8, 2, 3),
+        Tile(kind, 32, 16, 4, 2),
+        Tile(kind, 32, 16, 1, 2),
+        Tile(kind, 32, 16, 4, 1),
+        Tile(kind, 32, 16, 1, 1),
+        Tile(kind, 64, 8, 4, 4),
+        Tile(kind, 64, 8, 1, 4),
+        Tile(kind, 64, 8, 7, 2),
+        Tile(kind, 64, 8, 1, 2),
+    ]
+
+
+TILES: tuple[Tile, ...] = (
+    *_popcount_tiles("binary"),
+    *_popcount_tiles("ternary"),
+    Tile("dot", 32, 16, 8, 1),
+    Tile("dot", 32, 16, 1, 1),
+    Tile("dot", 32, 16, 4, 4),
+)
+"""Every tile `run_plan` contains; a step names one by its index."""
+
+
+def emit_products(b: Any, tile: Tile, args: "TileArguments") -> list[list[Any]]:
+    """Emit the accumulation loops; returns the P x C accumulator vectors."""
+    element = ir.IntType(tile.bits)
+    vector = ir.VectorType(element, tile.lanes)
+    size, word = v.vector_bytes(vector), tile.bits // 8
+    slots = [[cgutils.alloca_once(b, vector) for _ in range(tile.vectors)] for _ in range(tile.pixels)]
+    zero = v.constant(vector, 0)
+    for row in slots:
+        for slot in row:
+            b.store(zero, slot)
+
+    def tap(source: Any, weights: Any, pixel_step: Any) -> None:
+        w = [
+            [v.load(b, b.add(weights, i64((plane * tile.vectors + c) * size)), vector, size) for c in range(tile.vectors)]
+            for plane in range(tile.planes)
+        ]
+        for p in range(tile.pixels):
+            u = v.splat(b, v.load(b, b.add(source, b.mul(pixel_step, i64(p))), element, 1), vector)
+            for c in range(tile.vectors):
+                acc = b.load(slots[p][c])
+                if tile.kind == "dot":
+                    acc = v.dot_bytes(b, acc, u, w[0][c])
+                else:
+                    x = b.xor(u, w[0][c])
+                    acc = b.add(acc, v.ctpop(b, b.and_(x, w[1][c]) if tile.kind == "ternary" else x))
+                b.store(acc, slots[p][c])
+
+    def plane_taps(source: Any) -> None:
+        stride = i64(tile.planes * tile.vectors * size)
+        if tile.taps:
+            for ky in range(tile.taps):
+                for k in range(tile.taps):
+                    at = b.add(b.add(source, b.mul(args.row, i64(ky))), i64(k * word))
+                    tap(at, b.add(args.weights, i64((ky * tile.taps + k) * stride.constant)), i64(word))
+            return
+        with cgutils.for_range(b, args.rows, intp=I64) as rows:
+            at_row = b.add(source, b.mul(rows.index, args.row))
+            weights_row = b.add(args.weights, b.mul(b.mul(rows.index, args.words), stride))
+            with cgutils.for_range(b, args.words, intp=I64) as words:
+                at = b.add(at_row, b.mul(words.index, i64(word)))
+                tap(at, b.add(weights_row, b.mul(words.index, stride)), args.step_x)
+
+    if tile.kind == "dot":
+        plane_taps(args.source)
+    else:
+        with cgutils.for_range(b, args.planes, intp=I64) as planes:
+            for row in slots:
+                for slot in row:
+                    b.store(b.shl(b.load(slot), v.constant(vector, 1)), slot)
+            plane = b.sub(b.sub(args.planes, i64(1)), planes.index)
+            plane_taps(b.add(args.source, b.mul(plane, args.plane)))
+    return [[b.load(slot) for slot in row] for row in slots]
+
+
+@dataclass(frozen=True)
+class TileArguments:
+    """LLVM values a tile takes at run time; see `fields` for their meaning."""
+
+    source: Any
+    plane: Any
+    planes: Any
+    row: Any
+    rows: Any
+    step_x: Any
+    words: Any
+    weights: Any
+    mode: Any
+    limits: Any
+    out: Any
+    out_pixel: Any
+    out_plane: Any
+
+
+def _emit_rows(b: Any, tile: Tile, accs: list[list[Any]], args: TileArguments) -> None:
+    """Store accumulators as int32 [pixel][channel of the group]."""
+    vector = ir.VectorType(I32, tile.lanes)
+    for p in range(tile.pixels):
+        for c in range(tile.vectors):
+            acc = accs[p][c]
+            if tile.bits > I32.width:
+                acc = b.trunc(acc, vector)
+            elif tile.bits < I32.width:
+                acc = b.zext(acc, vector)
+            at = b.add(b.add(args.out, b.mul(args.out_pixel, i64(p))), i64(c * tile.lanes * 4))
+            v.store(b, acc, at, 4)
+
+
+def _emit_codes(b: Any, tile: Tile, accs: list[list[Any]], args: TileArguments, levels: int) -> None:
+    """Compare with 1 or 3 thresholds, store one or two planes of `group` bits a pixel."""
+    vector = ir.VectorType(ir.IntType(tile.bits), tile.lanes)
+    size, word = v.vector_bytes(vector), ir.IntType(tile.group)
+    limits = [
+        [v.load(b, b.add(args.limits, i64((j * tile.vectors + c) * size)), vector, size) for c in range(tile.vectors)]
+        for j in range(levels)
+    ]
+
+    def reached(p: int, j: int) -> Any:
+        out = None
+        for c in range(tile.vectors):
+            bits = b.bitcast(b.icmp_unsigned(">=", accs[p][c], limits[j][c]), ir.IntType(tile.lanes))
+            if tile.vectors > 1:
+                bits = b.shl(b.zext(bits, word), ir.Constant(word, c * tile.lanes))
+            out = bits if out is None else b.or_(out, bits)
+        return out
+
+    for p in range(tile.pixels):
+        at = b.add(args.out, b.mul(args.out_pixel, i64(p)))
+        masks = [reached(p, j) for j in range(levels)]
+        if levels == 1:
+            v.store(b, masks[0], at, 1)
+        else:
+            v.store(b, b.xor(b.xor(masks[0], masks[1]), masks[2]), at, 1)
+            v.store(b, masks[1], b.add(at, args.out_plane), 1)
+
+
+def _emit_row(b: Any, tile: Tile, width: Any, values: list[Any]) -> None:
+    """One output row, tile by tile; the last one overlaps the one before it."""
+    row = TileArguments(*values)
+    last = b.sub(width, i64(tile.pixels))
+    count = b.sdiv(b.add(width, i64(tile.pixels - 1)), i64(tile.pixels))
+    with cgutils.for_range(b, count, intp=I64) as loop:
+        x = b.mul(loop.index, i64(tile.pixels))
+        x = b.select(b.icmp_signed("<", x, last), x, last)
+        step = i64(tile.bits // 8) if tile.taps else row.step_x
+        args = replace(row, source=b.add(row.source, b.mul(x, step)), out=b.add(row.out, b.mul(x, row.out_pixel)))
+        accs = emit_products(b, tile, args)
+        if tile.kind == "dot":
+            _emit_rows(b, tile, accs, args)
+        else:
+            with b.if_else(b.icmp_signed("==", args.mode, i64(MODE_ROW))) as (to_row, to_codes):
+                with to_row:
+                    _emit_rows(b, tile, accs, args)
+                with to_codes, b.if_else(b.icmp_signed("==", args.mode, i64(MODE_ONE))) as (one, two):
+                    with one:
+                        _emit_codes(b, tile, accs, args, 1)
+                    with two:
+                        _emit_codes(b, tile, accs, args, 3)
+
+
+@intrinsic
+def run_tiles(
+    typingctx: Any, index: Any, width: Any, source: Any, plane: Any, planes: Any, row: Any, rows: Any, step_x: Any, words: Any,
+    weights: Any, mode: Any, limits: Any, out: Any, out_pixel: Any, out_plane: Any,
+) -> Any:  # fmt: skip
+    """One output row of `width` pixels by tile `TILES[index]`; the other arguments are those of `TileArguments`."""
+
+    def codegen(context: Any, b: Any, sig: Any, values: Any) -> Any:
+        done = b.append_basic_block("done")
+        switch = b.switch(values[0], done)
+        for number, tile in enumerate(TILES):
+            block = b.append_basic_block("tile")
+            switch.add_case(i64(number), block)
+            b.position_at_end(block)
+            v.emit_call(b, f"bitplane_tile_{number}", list(values[1:]), partial(_emit_tile_function, tile))
+            b.branch(done)
+        b.position_at_end(done)
+        return context.get_dummy_value()
+
+    return types.void(*[types.intp] * 15), codegen
+
+
+def _emit_tile_function(tile: Tile, b: Any, values: list[Any]) -> None:
+    _emit_row(b, tile, values[0], values[1:])

@@ -1,0 +1,69 @@
+"""The one compiled call: walk the step table for every image of a batch.
+
+Several threads may walk the same table over one arena, each doing its share of every step; a barrier separates the steps.
+"""
+
+from typing import Any
+
+import numba
+
+from bitplane.runtime.kernels import fields as f
+from bitplane.runtime.kernels.conv import run_conv, run_elementwise
+from bitplane.runtime.kernels.dense import run_classifier
+from bitplane.runtime.kernels.image import run_image
+from bitplane.runtime.kernels.intrinsics import fetch_add, load_acquire, yield_processor
+from bitplane.runtime.kernels.options import CACHED, FINGERPRINT, INNER
+from bitplane.runtime.kernels.pool import run_max_pool, run_pad_shortcut
+
+SPINS = 2000
+"""Looks at the barrier before a waiting thread gives up its time slice."""
+
+
+@numba.njit(**INNER)
+def _wait(barrier, arrivals) -> None:  # noqa: ANN001
+    """Count this thread in and wait until `arrivals` have been counted."""
+    fetch_add(barrier, 1)
+    looks = 0
+    while load_acquire(barrier) < arrivals:
+        looks += 1
+        if looks > SPINS:
+            yield_processor()
+
+
+def _make_run_plan(fingerprint: int) -> Any:
+    signature = numba.int64(numba.int64[:, ::1], *[numba.int64] * 8, numba.int64)
+
+    @numba.njit(signature, **CACHED)
+    def run_plan(steps, arena, constants, images, image_bytes, logits, logits_bytes, count, part_parts, barrier) -> int:  # noqa: ANN001
+        part, parts = part_parts >> 32, part_parts & 0xFFFFFFFF
+        arrivals = 0
+        for n in range(count):
+            for i in range(steps.shape[0]):
+                op = steps[i, f.OP]
+                if op == f.OP_CONV:
+                    run_conv(steps, i, arena, constants, part, parts)
+                elif op == f.OP_ELEMENTWISE:
+                    run_elementwise(steps, i, arena, constants, part, parts)
+                elif op == f.OP_IMAGE:
+                    run_image(steps, i, arena, images + n * image_bytes, part, parts)
+                elif op == f.OP_MAX_POOL:
+                    run_max_pool(steps, i, arena, part, parts)
+                elif op == f.OP_PAD_SHORTCUT:
+                    run_pad_shortcut(steps, i, arena, part, parts)
+                elif part == 0:
+                    run_classifier(steps, i, arena, constants, logits + n * logits_bytes)
+                if parts > 1:
+                    arrivals += parts
+                    _wait(barrier, arrivals)
+        return fingerprint
+
+    return run_plan
+
+
+run_plan = _make_run_plan(FINGERPRINT)
+"""Run a plan.
+
+Arguments, all int64: the step table [n, FIELDS]; addresses of the arena and the constants; address of the images (uint8,
+[C, H, W] each) and bytes between two; address of the logits (float32) and bytes between two; number of images; this thread's
+number << 32 | number of threads; address of the barrier, one int64 that is 0 (used with several threads only).
+"""

@@ -1,0 +1,117 @@
+"""Graph to steps: which nodes run as one kernel, and in what order.
+
+A convolution (or a lone Add or Relu) takes into its epilogue, as far as each value has one reader, an Add whose other operand is
+already computed, a Relu, and one quantizer. Features are stored only where something besides that quantizer reads them. Any other
+graph of the allowed operators runs as steps of its own.
+"""
+
+from dataclasses import dataclass
+
+from bitplane.runtime.model import Add, Classifier, Conv, MaxPool, Model, Node, PadShortcut, Quantizer, Relu, sources
+
+
+@dataclass(frozen=True)
+class Step:
+    """Nodes that run as one kernel.
+
+    Attributes:
+        head: the node that makes the value.
+        residual: features added to it.
+        relu: whether it is rectified after that.
+        stored: name under which the features are kept, if anything reads them.
+        quantizer: makes codes of it.
+    """
+
+    head: Node
+    residual: str | None = None
+    relu: bool = False
+    stored: str | None = None
+    quantizer: Quantizer | None = None
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Tensors the step reads."""
+        first = sources(self.head)[:1]
+        return first if self.residual is None else (*first, self.residual)
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """Tensors the step makes."""
+        out = () if self.stored is None else (self.stored,)
+        return out if self.quantizer is None else (*out, self.quantizer.output)
+
+
+def schedule(nodes: tuple[Node, ...]) -> list[Node]:
+    """Order the nodes so that a `PadShortcut` follows its producer: the Add that reads it can then join the convolution's epilogue."""
+    early: dict[str, list[Node]] = {}
+    for node in nodes:
+        if isinstance(node, PadShortcut):
+            early.setdefault(node.source, []).append(node)
+    out: list[Node] = []
+
+    def place(node: Node) -> None:
+        out.append(node)
+        for follower in early.get(node.output, ()):
+            place(follower)
+
+    for node in nodes:
+        if not isinstance(node, PadShortcut):
+            place(node)
+    return out
+
+
+def lower(model: Model, merge: bool = True) -> list[Step]:
+    """The steps of a model, in the order they run.
+
+    Args:
+        model: a checked model.
+        merge: False gives every node a step of its own, for tracing.
+    """
+    order = schedule(model.nodes)
+    readers: dict[str, list[Node]] = {name: [] for name in model.tensors}
+    for node in order:
+        for name in sources(node):
+            readers[name].append(node)
+    ready: set[str] = {model.input_name}
+    merged: set[str] = set()
+    steps: list[Step] = []
+    for node in order:
+        if node.output in merged:
+            continue
+        step = _grow(node, readers, ready, merge)
+        merged.update(step[1])
+        ready.update(step[0].writes)
+        steps.append(step[0])
+    return steps
+
+
+def _grow(node: Node, readers: dict[str, list[Node]], ready: set[str], merge: bool) -> tuple[Step, list[str]]:
+    """The step that starts at `node`, and the outputs of the nodes merged into it."""
+    if isinstance(node, Quantizer):
+        return Step(node, quantizer=node), []
+    if isinstance(node, Classifier):
+        return Step(node), []
+    if isinstance(node, MaxPool | PadShortcut):
+        return Step(node, stored=node.output), []
+    residual = node.sources[1] if isinstance(node, Add) else None
+    relu = isinstance(node, Relu)
+    value, merged = node.output, list[str]()
+    while merge and len(readers[value]) == 1 and not relu:
+        (reader,) = readers[value]
+        if isinstance(reader, Add) and residual is None and isinstance(node, Conv):
+            other = reader.sources[1] if reader.sources[0] == value else reader.sources[0]
+            if other not in ready:
+                break
+            residual = other
+        elif isinstance(reader, Relu):
+            relu = True
+        else:
+            break
+        value = reader.output
+        merged.append(value)
+    quantizer = next((r for r in readers[value] if isinstance(r, Quantizer)), None) if merge else None
+    others = [r for r in readers[value] if r is not quantizer]
+    if quantizer is not None:
+        merged.append(quantizer.output)
+    stored = value if others or quantizer is None else None
+    return Step(node, residual, relu, stored, quantizer), merged

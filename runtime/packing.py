@@ -1,0 +1,143 @@
+"""Weights and thresholds in the layout the tiles read.
+
+A weight matrix has R rows (output channels padded to 16; a quaternary layer has 32 rows for 16 channels: both sign planes) and one
+word a (kernel row, pixel, channel word). A tile reads [group][word][plane][vector][lane], so a group's weights are one stream.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitplane.runtime import format as fmt
+from bitplane.runtime.kernels.tiles import Tile
+from bitplane.runtime.model import Conv, Quantizer
+
+BLOCK = 16
+"""Channels of an epilogue vector; features and weights are padded to multiples of it."""
+
+
+def pad_channels(channels: int) -> int:
+    """Channels of features in memory: the next multiple of 16."""
+    return -(-channels // BLOCK) * BLOCK
+
+
+def word_bits(channels: int, sums: int) -> int:
+    """Bits of the words that hold `channels` code bits, where the largest sum over one layer is `sums`.
+
+    16-bit lanes count sums as unsigned integers and keep one value free for "never".
+    """
+    if channels <= 16 and sums < 2**16 - 1:
+        return 16
+    return 32 if channels <= 32 else 64
+
+
+def lane_words(conv: Conv, bits: int) -> list[NDArray[np.generic]]:
+    """Weight words [R, kh, words] of each weight vector a tile loads, as unsigned integers of the lane size."""
+    o, kh, kw, c = conv.weight_shape
+    rows = pad_channels(o)
+    if conv.pixel_weight is not None:
+        taps = np.zeros((rows, kh, -(-kw * c // 4) * 4), np.int8)
+        taps[:o, :, : kw * c] = conv.pixel_weight.transpose(0, 2, 3, 1).reshape(o, kh, kw * c)
+        return [taps.view(np.uint32)]
+    words = -(-c // bits)
+    out: list[NDArray[np.generic]] = []
+    for plane in conv.planes:
+        wide = np.zeros((rows, kh, kw, words * bits), np.uint8)
+        wide[:o, :, :, :c] = fmt.unpack_plane(plane, conv.weight_shape)
+        packed = np.packbits(wide, axis=-1, bitorder="little").view(f"<u{bits // 8}")
+        out.append(packed.reshape(rows, kh, kw * words))
+    if conv.op == fmt.QUATERNARY_CONV:
+        pair = np.stack([p.reshape(rows // BLOCK, BLOCK, kh, -1) for p in out], axis=1)
+        return [pair.reshape(2 * rows, kh, -1)]
+    return out
+
+
+def pack_weights(words: list[NDArray[np.generic]], tile: Tile) -> NDArray[np.generic]:
+    """[R, kh, words] of each plane to one contiguous array [group, kh, words, plane, vector, lane]."""
+    stack = np.stack(words)
+    planes, rows, kh, count = stack.shape
+    split = stack.reshape(planes, rows // tile.group, tile.vectors, tile.lanes, kh, count)
+    return np.ascontiguousarray(split.transpose(1, 4, 5, 0, 2, 3))
+
+
+def offsets(conv: Conv, top: int) -> NDArray[np.int32]:
+    """What to add to a tile's sum to get the accumulator, [O padded]; twice the accumulator's tenths for quaternary weights.
+
+    Args:
+        conv: the convolution.
+        top: largest activation code, 2^A - 1.
+    """
+    o = conv.weight_shape[0]
+    out = np.zeros(pad_channels(o), np.int64)
+    if conv.pixel_weight is not None:
+        out[:o] = -conv.zero_point * conv.pixel_weight.astype(np.int64).sum((1, 2, 3))
+    else:
+        counts = [np.bitwise_count(p).sum(1, dtype=np.int64) for p in conv.planes]
+        if conv.op == fmt.QUATERNARY_CONV:
+            out[:o] = -top * (13 * counts[0] + 7 * counts[1])
+        else:
+            out[:o] = -top * counts[0]
+    return out.astype(np.int32)
+
+
+def float_levels(quantizer: Quantizer) -> list[np.float32]:
+    """The smallest float32 that each code 1 .. 2^A - 1 needs (A <= 2), by bisection over the bits of a positive float32."""
+    if quantizer.step is None:
+        return [np.float32(0)]
+    step = np.float32(quantizer.step)
+    levels: list[np.float32] = []
+    for code in range(1, 2**quantizer.bits):
+        low, high = 0, int(np.float32(np.inf).view(np.int32))
+        while high - low > 1:
+            middle = (low + high) // 2
+            with np.errstate(over="ignore"):
+                reached = np.rint(np.int32(middle).view(np.float32) / step) >= code
+            low, high = (low, middle) if reached else (middle, high)
+        levels.append(np.int32(high).view(np.float32))
+    return levels
+
+
+def integer_levels(conv: Conv, top: int, relu: bool, quantizer: Quantizer) -> NDArray[np.int64]:
+    """Smallest tile sum [code - 1, O] whose feature reaches each code, by bisection over the float32 epilogue itself.
+
+    The epilogue is monotone because `scale` is positive. A sum that no input reaches stands for "never".
+
+    Args:
+        conv: a binary or ternary convolution.
+        top: largest code it reads.
+        relu: whether features are rectified before quantizing.
+        quantizer: a quantizer of 1 or 2 bits.
+    """
+    o, *window = conv.weight_shape
+    largest = math.prod(window) * top
+    offset = offsets(conv, top)[:o].astype(np.int64)
+
+    def feature(total: NDArray[np.int64]) -> NDArray[np.float32]:
+        with np.errstate(over="ignore"):
+            value = (total + offset).astype(np.float32) * conv.scale + conv.bias
+        return np.maximum(value, np.float32(0)) if relu else value
+
+    return np.stack([_bisect(feature, level, largest, o) for level in float_levels(quantizer)])
+
+
+def _bisect(
+    feature: Callable[[NDArray[np.int64]], NDArray[np.float32]], level: np.float32, largest: int, channels: int
+) -> NDArray[np.int64]:
+    low, high = np.full(channels, -1, np.int64), np.full(channels, largest + 1, np.int64)
+    while (high - low > 1).any():
+        middle = (low + high) // 2
+        reached = feature(middle) >= level
+        open_ = high - low > 1
+        high = np.where(open_ & reached, middle, high)
+        low = np.where(open_ & ~reached, middle, low)
+    return high
+
+
+def pack_levels(levels: NDArray[np.int64], rows: int, tile: Tile) -> NDArray[np.generic]:
+    """[level, O] to [group, level, vector, lane] of the lane type; padding channels are never reached."""
+    wide = np.full((levels.shape[0], rows), 2**tile.bits - 1, np.uint64)
+    wide[:, : levels.shape[1]] = levels
+    split = wide.reshape(levels.shape[0], rows // tile.group, tile.group).transpose(1, 0, 2)
+    return np.ascontiguousarray(split).astype(f"<u{tile.bits // 8}")

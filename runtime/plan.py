@@ -1,0 +1,297 @@
+"""Steps to a table: picks a tile for every convolution, packs its constants and gives every value its place in the arena."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitplane.runtime import format as fmt
+from bitplane.runtime.arena import Arena, CodesLayout, Constants, FeaturesLayout
+from bitplane.runtime.kernels import fields as f
+from bitplane.runtime.kernels.intrinsics import aligned_zeros
+from bitplane.runtime.kernels.tiles import TILES, Kind
+from bitplane.runtime.lower import Step, lower
+from bitplane.runtime.model import Classifier, Conv, MaxPool, Model, PadShortcut, Quantizer
+from bitplane.runtime.packing import (
+    BLOCK, float_levels, integer_levels, lane_words, offsets, pack_levels, pack_weights, pad_channels, word_bits,
+)  # fmt: skip
+
+KINDS: dict[str, Kind] = {
+    fmt.PIXEL_CONV: "dot",
+    fmt.BINARY_CONV: "binary",
+    fmt.TERNARY_CONV: "ternary",
+    fmt.QUATERNARY_CONV: "binary",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A model ready to run.
+
+    Attributes:
+        table: int64 [steps, FIELDS].
+        constants: uint8, aligned; the table's constant offsets point into it.
+        arena: recipe of the arena each thread needs.
+        codes: layout and arena offset of every tensor of codes.
+        features: layout and arena offset of every stored tensor of features.
+        kernels: (layer name, what runs it), in order.
+    """
+
+    table: NDArray[np.int64]
+    constants: NDArray[np.uint8]
+    arena: Arena
+    codes: dict[str, tuple[CodesLayout, int]]
+    features: dict[str, tuple[FeaturesLayout, int]]
+    kernels: tuple[tuple[str, str], ...]
+
+
+def make_plan(model: Model, threads: int = 1, merge: bool = True, reuse: bool = True) -> Plan:
+    """Plan a model.
+
+    Args:
+        model: a checked model.
+        threads: threads that may share one image; each gets its own scratch row.
+        merge: whether nodes are merged into steps (False only for tracing).
+        reuse: whether values share memory (False only for tracing).
+    """
+    return _Planner(model, threads, merge, reuse).plan()
+
+
+def choose_tile(kind: Kind, bits: int, rows: int, width: int, taps: int) -> int:
+    """Index of the tile with the least estimated work for one output row.
+
+    Args:
+        kind: product.
+        bits: word size.
+        rows: rows of the weight matrix.
+        width: output pixels of a row.
+        taps: kernel size where the kernel is square, one word a tap and of stride 1; otherwise 0.
+    """
+    best, least = -1, float("inf")
+    for index, tile in enumerate(TILES):
+        if (tile.kind, tile.bits) != (kind, bits) or rows % tile.group or tile.pixels > width or tile.taps not in (0, taps):
+            continue
+        vectors = tile.vectors * (1 if tile.lanes * tile.bits > 256 else 0.7)
+        per_word = tile.pixels * (1.5 * vectors + 0.5) + tile.planes * vectors * 0.5 + (0 if tile.taps else 1.5)
+        work = -(-width // tile.pixels) * (rows // tile.group) * (per_word + 1)
+        if work < least:
+            best, least = index, work
+    return best
+
+
+@dataclass
+class _Planner:
+    model: Model
+    threads: int
+    merge: bool
+    reuse: bool
+    constants: Constants = field(default_factory=Constants)
+    codes: dict[str, tuple[CodesLayout, int]] = field(default_factory=dict)
+    features: dict[str, tuple[FeaturesLayout, int]] = field(default_factory=dict)
+    rows: list[NDArray[np.int64]] = field(default_factory=list)
+    kernels: list[tuple[str, str]] = field(default_factory=list)
+
+    def plan(self) -> Plan:
+        """Place and emit every step."""
+        self.arena = Arena(self.reuse)
+        self.steps = lower(self.model, self.merge)
+        last = {name: i for i, step in enumerate(self.steps) for name in step.reads}
+        widest = max(pad_channels(t.shape[0]) for t in self.model.tensors.values())
+        self.zeros = self.arena.reserve(widest * 4)
+        self.scratch = self.arena.reserve(self.threads * self._scratch_bytes())
+        for i, step in enumerate(self.steps):
+            for name in step.writes:
+                self._take(name)
+            self._emit(step)
+            for name in {*step.reads, *step.writes}:
+                if last.get(name, i) <= i:
+                    self._give(name)
+        block = self.constants.bytes()
+        constants = aligned_zeros(block.size)
+        constants[:] = block
+        return Plan(np.stack(self.rows), constants, self.arena, self.codes, self.features, tuple(self.kernels))
+
+    def _scratch_bytes(self) -> int:
+        widths = [t.shape[2] for t in self.model.tensors.values()]
+        channels = [pad_channels(t.shape[0]) * 4 for t in self.model.tensors.values()]
+        return max(max(widths) * max(t.group for t in TILES) * 4, *channels)
+
+    def _layout(self, name: str) -> CodesLayout:
+        """Layout of codes: word size and halo by the convolutions that read them."""
+        tensor = self.model.tensors[name]
+        readers = [n for n in self.model.nodes if isinstance(n, Conv) and n.source == name]
+        channels, height, width = tensor.shape
+        sums = max((n.weight_shape[1] * n.weight_shape[2] * channels * (2**tensor.bits - 1) for n in readers), default=0)
+        halo = max((p for n in readers for p in n.pads), default=0)
+        return CodesLayout(channels, height, width, tensor.bits, halo, word_bits(channels, sums))
+
+    def _take(self, name: str) -> None:
+        tensor = self.model.tensors[name]
+        if tensor.kind == "codes":
+            layout = self._layout(name)
+            self.codes[name] = (layout, self.arena.take_codes(layout))
+        elif tensor.kind == "features":
+            c, h, w = tensor.shape
+            features = FeaturesLayout(pad_channels(c), h, w)
+            self.features[name] = (features, self.arena.take_features(features))
+
+    def _give(self, name: str) -> None:
+        if name in self.codes:
+            self.arena.give_codes(*self.codes[name])
+        elif name in self.features:
+            self.arena.give_features(*self.features[name])
+
+    def _emit(self, step: Step) -> None:
+        head = step.head
+        row = np.zeros(f.FIELDS, np.int64)
+        if isinstance(head, Conv):
+            self._conv(row, step, head)
+        elif isinstance(head, MaxPool | PadShortcut):
+            self._move(row, head)
+        elif isinstance(head, Classifier):
+            self._classifier(row, head)
+        else:
+            row[f.OP] = f.OP_ELEMENTWISE
+            row[f.SRC_KIND] = f.FROM_FEATURES
+            layout, at = self.features[step.reads[0]]
+            row[f.SRC], row[f.SRC_STEP_Y], row[f.SRC_STEP_X] = at, layout.row, layout.pixel
+            row[f.VECTORS], row[f.GROUPS] = layout.channels // BLOCK, 1
+            row[f.HEIGHT], row[f.WIDTH] = layout.height, layout.width
+            self._epilogue(row, step, self.model.tensors[head.output].shape[0])
+            self.kernels.append((head.name, f"elementwise{self._epilogue_name(step)}"))
+        self.rows.append(row)
+
+    def _conv(self, row: NDArray[np.int64], step: Step, conv: Conv) -> None:
+        o, kh, kw, c = conv.weight_shape
+        _, height, width = self.model.tensors[conv.output].shape
+        if conv.pixel_weight is not None:
+            layout, at = self._image(conv)
+            bits, words, top, planes = 32, -(-kw * c // 4), 1, 1
+            plane, taps = 0, 0
+        else:
+            layout, at = self.codes[conv.source]
+            bits, planes = layout.bits, layout.planes
+            words, top, plane = kw * layout.words, 2**planes - 1, layout.plane
+            taps = kh if kh == kw == words and conv.strides[1] == 1 else 0
+        weights = lane_words(conv, bits)
+        rows, kind = weights[0].shape[0], KINDS[conv.op]
+        index = choose_tile(kind, bits, rows, width, taps)
+        tile = TILES[index]
+        packed = pack_weights(weights, tile)
+        row[f.OP], row[f.TILE] = f.OP_CONV, index
+        row[f.SRC] = at + layout.at(-conv.pads[0], -conv.pads[1])
+        row[f.SRC_PLANE], row[f.SRC_PLANES], row[f.SRC_ROW] = plane, planes, layout.row
+        row[f.SRC_STEP_Y], row[f.SRC_STEP_X] = conv.strides[0] * layout.row, conv.strides[1] * layout.pixel
+        row[f.KERNEL_ROWS], row[f.KERNEL_WORDS] = kh, words
+        row[f.WEIGHTS], row[f.WEIGHTS_GROUP] = self.constants.add(packed), packed[0].nbytes
+        row[f.GROUPS], row[f.GROUP_CHANNELS] = rows // tile.group, tile.group
+        row[f.HEIGHT], row[f.WIDTH], row[f.SCRATCH] = height, width, self.scratch
+        quaternary = conv.op == fmt.QUATERNARY_CONV
+        row[f.SRC_KIND] = f.FROM_PLANE_PAIRS if quaternary else f.FROM_ACCUMULATORS
+        row[f.VECTORS] = tile.group // BLOCK // (2 if quaternary else 1)
+        quantizer = step.quantizer
+        name = {fmt.PIXEL_CONV: "dot u8s8", fmt.QUATERNARY_CONV: "popcount quaternary"}.get(conv.op, f"popcount {kind}")
+        name += f" x{planes}b" if plane else ""
+        if (
+            conv.op in (fmt.BINARY_CONV, fmt.TERNARY_CONV)
+            and quantizer is not None
+            and quantizer.bits <= 2
+            and step.residual is None
+            and step.stored is None
+        ):
+            levels = pack_levels(integer_levels(conv, top, step.relu, quantizer), rows, tile)
+            row[f.MODE] = f.MODE_ONE if quantizer.bits == 1 else f.MODE_TWO
+            row[f.LIMITS], row[f.LIMITS_GROUP] = self.constants.add(levels), levels[0].nbytes
+            self._codes_out(row, quantizer.output)
+            self.kernels.append((conv.name, f"{name}, {tile}, threshold epilogue"))
+            return
+        row[f.OFFSET] = self.constants.add(offsets(conv, top))
+        for column, values in ((f.SCALE, conv.scale), (f.BIAS, conv.bias)):
+            wide = np.zeros(pad_channels(o), np.float32)
+            wide[:o] = values
+            row[column] = self.constants.add(wide)
+        self._epilogue(row, step, o)
+        self.kernels.append((conv.name, f"{name}, {tile}, float epilogue{self._epilogue_name(step)}"))
+
+    def _image(self, conv: Conv) -> tuple[CodesLayout, int]:
+        """Emit the step that interleaves the image inside a halo of the zero point; its pixels are `channels` words of 8 bits."""
+        channels, height, width = self.model.tensors[conv.source].shape
+        layout = CodesLayout(channels, height, width, 1, max(conv.pads), 8)
+        at = self.arena.reserve(layout.size + 8)
+        self.arena.fills.append((at, layout.size, conv.zero_point))
+        return self._image_row(layout, at), at
+
+    def _image_row(self, layout: CodesLayout, at: int) -> CodesLayout:
+        row = np.zeros(f.FIELDS, np.int64)
+        row[f.OP], row[f.CHANNELS], row[f.HEIGHT], row[f.WIDTH] = f.OP_IMAGE, layout.channels, layout.height, layout.width
+        row[f.CODES], row[f.CODES_ROW] = at + layout.at(0, 0), layout.row
+        self.rows.append(row)
+        return layout
+
+    def _codes_out(self, row: NDArray[np.int64], name: str) -> None:
+        layout, at = self.codes[name]
+        row[f.CODES], row[f.CODES_PLANE], row[f.CODES_ROW] = at + layout.at(0, 0), layout.plane, layout.row
+        row[f.CODES_PIXEL], row[f.CODES_PLANES] = layout.pixel, layout.planes
+
+    def _epilogue(self, row: NDArray[np.int64], step: Step, channels: int) -> None:
+        row[f.RESIDUAL] = self.zeros
+        if step.residual is not None:
+            layout, at = self.features[step.residual]
+            row[f.RESIDUAL], row[f.RESIDUAL_ROW], row[f.RESIDUAL_PIXEL] = at, layout.row, layout.pixel
+        row[f.RELU] = int(step.relu)
+        if step.stored is not None:
+            layout, at = self.features[step.stored]
+            row[f.FEATURES], row[f.FEATURES_ROW], row[f.FEATURES_PIXEL], row[f.STORE] = at, layout.row, layout.pixel, 1
+        if step.quantizer is not None:
+            self._quantizer(row, step.quantizer, channels)
+
+    def _quantizer(self, row: NDArray[np.int64], quantizer: Quantizer, channels: int) -> None:
+        self._codes_out(row, quantizer.output)
+        if quantizer.bits > 2:
+            row[f.QUANT] = f.QUANT_DIVIDE
+            row[f.STEP] = self.constants.add(np.array([quantizer.step], np.float32))
+            return
+        row[f.QUANT] = f.QUANT_ONE if quantizer.bits == 1 else f.QUANT_TWO
+        levels = np.full((2**quantizer.bits - 1, pad_channels(channels)), np.inf, np.float32)
+        levels[:, :channels] = np.array(float_levels(quantizer))[:, None]
+        row[f.LEVELS], row[f.LEVELS_STRIDE] = self.constants.add(levels), levels[0].nbytes
+
+    def _epilogue_name(self, step: Step) -> str:
+        parts = [
+            " + residual" if step.residual is not None else "",
+            " + relu" if step.relu else "",
+            f" + {step.quantizer.bits}b codes" if step.quantizer is not None else "",
+            " + store" if step.stored is not None else "",
+        ]
+        return "".join(parts)
+
+    def _move(self, row: NDArray[np.int64], node: MaxPool | PadShortcut) -> None:
+        source, at = self.features[node.source]
+        out, out_at = self.features[node.output]
+        row[f.FEATURES], row[f.FEATURES_ROW], row[f.FEATURES_PIXEL] = out_at, out.row, out.pixel
+        row[f.HEIGHT], row[f.WIDTH], row[f.CHANNELS] = out.height, out.width, out.channels
+        row[f.SRC] = at
+        if isinstance(node, MaxPool):
+            row[f.OP], row[f.SRC_ROW], row[f.SRC_STEP_X] = f.OP_MAX_POOL, source.row, source.pixel
+            row[f.SRC_HEIGHT], row[f.SRC_WIDTH] = source.height, source.width
+            row[f.KERNEL_ROWS], row[f.KERNEL_WIDTH] = node.kernel
+            row[f.STRIDE_Y], row[f.STRIDE_X] = node.strides
+            row[f.PAD_TOP], row[f.PAD_LEFT] = node.pads[:2]
+            self.kernels.append((node.name, "max pool"))
+            return
+        row[f.OP], row[f.PAD_LEFT] = f.OP_PAD_SHORTCUT, node.front
+        row[f.SRC_CHANNELS] = self.model.tensors[node.source].shape[0]
+        row[f.SRC_STEP_Y], row[f.SRC_STEP_X] = node.steps[0] * source.row, node.steps[1] * source.pixel
+        self.kernels.append((node.name, "subsample and pad"))
+
+    def _classifier(self, row: NDArray[np.int64], node: Classifier) -> None:
+        layout, at = self.features[node.source]
+        classes, channels = node.weight.shape
+        weight = np.zeros((layout.channels, classes), np.float32)
+        weight[:channels] = node.weight.T
+        row[f.OP], row[f.SRC], row[f.SRC_ROW], row[f.SRC_STEP_X] = f.OP_CLASSIFIER, at, layout.row, layout.pixel
+        row[f.SRC_HEIGHT], row[f.SRC_WIDTH] = layout.height, layout.width
+        row[f.CHANNELS], row[f.GROUPS], row[f.SCRATCH] = layout.channels, classes, self.scratch
+        row[f.WEIGHTS], row[f.WEIGHTS_GROUP] = self.constants.add(weight), classes * 4
+        row[f.BIAS] = self.constants.add(node.bias)
+        self.kernels.append((node.name, "mean and dense float32"))
