@@ -216,17 +216,14 @@ class _Planner:
     def _image(self, conv: Conv) -> tuple[CodesLayout, int]:
         """Emit the step that interleaves the image inside a halo of the zero point; its pixels are `channels` words of 8 bits."""
         channels, height, width = self.model.tensors[conv.source].shape
-        layout = CodesLayout(channels, height, width, 1, max(conv.pads), 8)
+        layout = CodesLayout(8 * channels, height, width, 1, max(conv.pads), 8)
         at = self.arena.reserve(layout.size + 8)
         self.arena.fills.append((at, layout.size, conv.zero_point))
-        return self._image_row(layout, at), at
-
-    def _image_row(self, layout: CodesLayout, at: int) -> CodesLayout:
         row = np.zeros(f.FIELDS, np.int64)
-        row[f.OP], row[f.CHANNELS], row[f.HEIGHT], row[f.WIDTH] = f.OP_IMAGE, layout.channels, layout.height, layout.width
+        row[f.OP], row[f.CHANNELS], row[f.HEIGHT], row[f.WIDTH] = f.OP_IMAGE, channels, height, width
         row[f.CODES], row[f.CODES_ROW] = at + layout.at(0, 0), layout.row
         self.rows.append(row)
-        return layout
+        return layout, at
 
     def _codes_out(self, row: NDArray[np.int64], name: str) -> None:
         layout, at = self.codes[name]

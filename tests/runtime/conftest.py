@@ -1,0 +1,52 @@
+"""Fixtures of the runtime's tests."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from bitplane.runtime import InferenceSession
+
+
+@pytest.fixture(scope="session")
+def graphs():
+    """The graph builder (`graphs.py` in this folder)."""
+    spec = importlib.util.spec_from_file_location("runtime_graphs", Path(__file__).with_name("graphs.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _oracle(builder, images):
+    """Every value of a graph by onnxruntime."""
+    names = [n for node in builder.nodes for n in node.output if n != "logits" and len(builder.shapes[n]) == 3]
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(builder.model(names).SerializeToString(), options, ["CPUExecutionProvider"])
+    return dict(zip(["logits", *names], session.run(["logits", *names], {"input": images}), strict=True))
+
+
+@pytest.fixture(scope="session")
+def check():
+    """Compare every value of a graph with onnxruntime: codes and features exactly, logits to 1e-5."""
+
+    def run(builder, count=2, threads=1):
+        images = builder.images(count)
+        expected = _oracle(builder, images)
+        session = InferenceSession(builder.model().SerializeToString(), threads=threads)
+        for merge in (True, False):
+            found = session.trace({"input": images}, merge)
+            for name, value in found.items():
+                if name != "logits":
+                    np.testing.assert_array_equal(value, expected[name], err_msg=f"{name}, merge={merge}", strict=True)
+        assert set(expected) - set(found) <= {n for n in expected if expected[n].shape[2:] == (1, 1)}
+        logits = session.run(None, {"input": images})[0]
+        scale = np.abs(expected["logits"]).max() + 1
+        np.testing.assert_allclose(logits / scale, expected["logits"] / scale, atol=1e-5, rtol=0)
+        np.testing.assert_array_equal(logits, found["logits"])
+        return session
+
+    return run

@@ -1,0 +1,253 @@
+"""Builds packed files by FORMAT.md, independently of `export/`: the operators' functions, and a small graph builder."""
+
+import hashlib
+import json
+
+import numpy as np
+import onnx
+from onnx import TensorProto as T
+from onnx import helper as h
+from onnx import numpy_helper as nh
+
+DOMAIN = "bitplane"
+OPSETS = [h.make_opsetid("", 18), h.make_opsetid(DOMAIN, 1)]
+
+
+def _const(name, value):
+    return h.make_node("Constant", [], [name], value=nh.from_array(np.asarray(value)))
+
+
+def _ref(node, **attributes):
+    for inner, outer in attributes.items():
+        a = onnx.AttributeProto()
+        a.name, a.ref_attr_name, a.type = inner, outer, onnx.AttributeProto.INTS
+        node.attribute.append(a)
+    return node
+
+
+def _unpack(plane, out):
+    return [
+        h.make_node("Unsqueeze", [plane, "axis2"], [out + "_u"]),
+        h.make_node("BitShift", [out + "_u", "shifts"], [out + "_s"], direction="RIGHT"),
+        h.make_node("BitwiseAnd", [out + "_s", "one"], [out + "_b"]),
+        h.make_node("Reshape", [out + "_b", "flat"], [out + "_f"]),
+        h.make_node("Slice", [out + "_f", "zero1", "k", "axis1"], [out + "_t"]),
+        h.make_node("Cast", [out + "_t"], [out + "_i"], to=T.INT8),
+        h.make_node("Reshape", [out + "_i", "shape"], [out + "_n"]),
+        h.make_node("Transpose", [out + "_n"], [out], perm=[0, 3, 1, 2]),
+    ]
+
+
+def _low_bit(name, planes, combine):
+    shape = h.make_node("Constant", [], ["shape"])
+    a = onnx.AttributeProto()
+    a.name, a.ref_attr_name, a.type = "value_ints", "weight_shape", onnx.AttributeProto.INTS
+    shape.attribute.append(a)
+    nodes = [
+        shape, _const("axis2", [2]), _const("axis1", [1]), _const("zero1", [0]), _const("four", [4]),
+        _const("shifts", np.arange(8, dtype=np.uint8).reshape(1, 1, 8)), _const("one", np.array([1], np.uint8)), _const("flat", [0, -1]),
+        h.make_node("Slice", ["shape", "axis1", "four"], ["tail"]), h.make_node("ReduceProd", ["tail"], ["k"], keepdims=1),
+    ]  # fmt: skip
+    for plane in planes:
+        nodes += _unpack(plane, plane + "_w")
+    nodes += combine
+    nodes += [
+        _ref(h.make_node("ConvInteger", ["codes", "w"], ["acc"]), strides="strides", pads="pads"),
+        h.make_node("Cast", ["acc"], ["f"], to=T.FLOAT),
+        h.make_node("Mul", ["f", "scale"], ["m"]),
+        h.make_node("Add", ["m", "bias"], ["y"]),
+    ]
+    inputs = ["codes", *planes, "scale", "bias"]
+    return h.make_function(DOMAIN, name, inputs, ["y"], nodes, OPSETS[:1], attributes=["weight_shape", "strides", "pads"])
+
+
+def _times(x, factor, out):
+    return [_const(out + "_c", np.int8(factor)), h.make_node("Mul", [x, out + "_c"], [out])]
+
+
+FUNCTIONS = [
+    h.make_function(
+        DOMAIN, "PixelConv", ["pixels", "weight", "zero_point", "scale", "bias"], ["y"],
+        [
+            _ref(h.make_node("ConvInteger", ["pixels", "weight", "zero_point"], ["acc"]), strides="strides", pads="pads"),
+            h.make_node("Cast", ["acc"], ["f"], to=T.FLOAT),
+            h.make_node("Mul", ["f", "scale"], ["m"]),
+            h.make_node("Add", ["m", "bias"], ["y"]),
+        ],
+        OPSETS[:1], attributes=["strides", "pads"],
+    ),
+    _low_bit("BinaryConv", ["sign"], [*_times("sign_w", 2, "s2"), _const("o", np.int8(1)), h.make_node("Sub", ["o", "s2"], ["w"])]),
+    _low_bit("TernaryConv", ["sign", "mask"], [*_times("sign_w", 2, "s2"), h.make_node("Sub", ["mask_w", "s2"], ["w"])]),
+    _low_bit(
+        "QuaternaryConv", ["sign1", "sign2"],
+        [*_times("sign1_w", 13, "a"), *_times("sign2_w", 7, "b"), _const("ten", np.int8(10)),
+         h.make_node("Sub", ["ten", "a"], ["ta"]), h.make_node("Sub", ["ta", "b"], ["w"])],
+    ),
+    h.make_function(
+        DOMAIN, "Quantize", ["x", "step"], ["y"],
+        [_const("zp", np.uint8(0)), h.make_node("QuantizeLinear", ["x", "step", "zp"], ["q"]),
+         _ref(h.make_node("Constant", [], ["t"]), value_ints="top"), h.make_node("Cast", ["t"], ["u"], to=T.UINT8),
+         h.make_node("Min", ["q", "u"], ["y"])],
+        OPSETS[:1], attributes=["top"],
+    ),
+    h.make_function(
+        DOMAIN, "Sign", ["x"], ["y"],
+        [_const("z", np.float32(0)), h.make_node("GreaterOrEqual", ["x", "z"], ["b"]), h.make_node("Cast", ["b"], ["y"], to=T.UINT8)],
+        OPSETS[:1],
+    ),
+    h.make_function(
+        DOMAIN, "PadShortcut", ["x"], ["y"],
+        [_const("starts", [0, 0]), _const("ends", [2**31, 2**31]), _const("axes", [2, 3]),
+         _ref(h.make_node("Constant", [], ["s"]), value_ints="steps"), _ref(h.make_node("Constant", [], ["p"]), value_ints="pads"),
+         h.make_node("Slice", ["x", "starts", "ends", "axes", "s"], ["c"]), h.make_node("Pad", ["c", "p"], ["y"])],
+        OPSETS[:1], attributes=["steps", "pads"],
+    ),
+]  # fmt: skip
+
+
+class Builder:
+    """Adds nodes with random weights; every method returns its output's name and keeps `shapes` of all tensors."""
+
+    def __init__(self, seed, channels, height, width):
+        self.rng = np.random.default_rng(seed)
+        self.nodes, self.initializers, self.planes = [], [], []
+        self.shapes = {"input": (channels, height, width)}
+        self.bits = {}
+        self.count = 0
+        self.meta = {"bitplane.format_version": "1", "bitplane.model": "test", "bitplane.classes": json.dumps(["a", "b"])}
+
+    def name(self, stem):
+        self.count += 1
+        return f"{stem}{self.count}"
+
+    def init(self, value, stem):
+        name = self.name(stem)
+        self.initializers.append(nh.from_array(np.asarray(value), name))
+        return name
+
+    def _factors(self, o, spread, unit):
+        if unit:
+            return [self.init(np.ones((o, 1, 1), np.float32), "scale"), self.init(np.zeros((o, 1, 1), np.float32), "bias")]
+        scale = self.rng.uniform(0.5, 1.5, (o, 1, 1)) / spread
+        return [self.init(scale.astype(np.float32), "scale"), self.init(self.rng.normal(0.3, 0.5, (o, 1, 1)).astype(np.float32), "bias")]
+
+    def _out(self, source, o, kh, kw, strides, pads):
+        _, height, width = self.shapes[source]
+        return o, (height + pads[0] + pads[2] - kh) // strides[0] + 1, (width + pads[1] + pads[3] - kw) // strides[1] + 1
+
+    def pixel_conv(self, o, k, stride=1, pad=None, zero_point=121):
+        c = self.shapes["input"][0]
+        pads = [k // 2 if pad is None else pad] * 4
+        weight = self.rng.integers(-64, 65, (o, c, k, k)).astype(np.int8)
+        y = self.name("stem")
+        inputs = ["input", self.init(weight, "weight"), self.init(np.uint8(zero_point), "zero"), *self._factors(o, 2000 * k, False)]
+        self.nodes.append(h.make_node("PixelConv", inputs, [y], name=y, domain=DOMAIN, strides=[stride, stride], pads=pads))
+        self.shapes[y] = self._out("input", o, k, k, (stride, stride), pads)
+        return y
+
+    def conv(self, x, kind, o, kernel, strides=(1, 1), pads=(0, 0, 0, 0), unit=False):
+        c, (kh, kw) = self.shapes[x][0], kernel
+        k = kh * kw * c
+
+        def plane(bits):
+            packed = np.packbits(bits.reshape(o, -1).astype(np.uint8), axis=1, bitorder="little")
+            self.planes.append(packed)
+            return self.init(packed, "plane")
+
+        first, second = self.rng.integers(0, 2, (2, o, kh, kw, c))
+        if kind == "Ternary":
+            planes = [plane(first & second), plane(second)]
+        else:
+            planes = [plane(first)] if kind == "Binary" else [plane(first), plane(second)]
+        spread = k**0.5 * (2 ** self.bits[x] - 1) * (6 if kind == "Quaternary" else 0.7)
+        y = self.name("conv")
+        self.nodes.append(
+            h.make_node(
+                f"{kind}Conv", [x, *planes, *self._factors(o, spread, unit)], [y], name=y, domain=DOMAIN,
+                weight_shape=[o, kh, kw, c], strides=list(strides), pads=list(pads),
+            )
+        )  # fmt: skip
+        self.shapes[y] = self._out(x, o, kh, kw, strides, pads)
+        return y
+
+    def quantize(self, x, bits, sign=True):
+        y = self.name("codes")
+        if bits == 1 and sign:
+            self.nodes.append(h.make_node("Sign", [x], [y], name=y, domain=DOMAIN))
+        else:
+            top = 2**bits - 1
+            step = self.init(np.float32(self.rng.uniform(1, 2) / top), "step")
+            self.nodes.append(h.make_node("Quantize", [x, step], [y], name=y, domain=DOMAIN, top=[top]))
+        self.shapes[y], self.bits[y] = self.shapes[x], bits
+        return y
+
+    def op(self, kind, *inputs, shape=None, domain=None, **attributes):
+        y = self.name(kind.lower())
+        self.nodes.append(h.make_node(kind, list(inputs), [y], name=y, domain=domain, **attributes))
+        self.shapes[y] = shape or self.shapes[inputs[0]]
+        return y
+
+    def pad_shortcut(self, x, front, back, step):
+        c, height, width = self.shapes[x]
+        shape = (front + c + back, -(-height // step), -(-width // step))
+        pads = [0, front, 0, 0, 0, back, 0, 0]
+        return self.op("PadShortcut", x, shape=shape, domain=DOMAIN, steps=[step, step], pads=pads)
+
+    def max_pool(self, x, k, stride, pad):
+        shape = self._out(x, self.shapes[x][0], k, k, (stride, stride), [pad] * 4)
+        return self.op("MaxPool", x, shape=shape, kernel_shape=[k, k], strides=[stride, stride], pads=[pad] * 4)
+
+    def classifier(self, x, classes=10):
+        c = self.shapes[x][0]
+        weight = self.init(self.rng.normal(0, 1, (classes, c)).astype(np.float32), "weight")
+        bias = self.init(self.rng.normal(0, 1, classes).astype(np.float32), "bias")
+        p = self.op("GlobalAveragePool", x, shape=(c, 1, 1))
+        f = self.op("Flatten", p, shape=(c,))
+        self.nodes.append(h.make_node("Gemm", [f, weight, bias], ["logits"], name="fc", transB=1))
+        self.shapes["logits"] = (classes,)
+
+    def model(self, outputs=()):
+        """The model; `outputs` adds intermediate values to the graph's outputs (for the oracle)."""
+
+        def info(name):
+            kind = T.UINT8 if name in self.bits or name == "input" else T.FLOAT
+            return h.make_tensor_value_info(name, kind, ["batch", *self.shapes[name]])
+
+        graph = h.make_graph(self.nodes, "g", [info("input")], [info(n) for n in ("logits", *outputs)], self.initializers)
+        model = h.make_model(graph, functions=FUNCTIONS, opset_imports=OPSETS, ir_version=8)
+        digest = hashlib.sha256(b"".join(p.tobytes() for p in self.planes)).hexdigest()
+        h.set_model_props(model, {**self.meta, "bitplane.planes_sha256": digest})
+        return model
+
+    def images(self, count):
+        return self.rng.integers(0, 256, (count, *self.shapes["input"])).astype(np.uint8)
+
+
+def resnet(seed, kind, bits, size, widths=(16, 32, 64), blocks=3, shortcut="A", stem=3, pool=False):
+    """A CIFAR-like ResNet in the two forms of DESIGN.md (1 bit: Bi-Real)."""
+    b = Builder(seed, 3, size, size)
+    x = b.pixel_conv(widths[0], stem, 2 if stem == 7 else 1)
+    if bits > 1:
+        x = b.op("Relu", x)
+    if pool:
+        x = b.max_pool(x, 3, 2, 1)
+    for i, width in enumerate(widths):
+        for j in range(blocks):
+            stride = 2 if i and not j else 1
+            a = b.quantize(x, bits)
+            y = b.conv(a, kind, width, (3, 3), (stride, stride), (1, 1, 1, 1))
+            if b.shapes[x] == b.shapes[y]:
+                s = x
+            elif shortcut == "A":
+                s = b.pad_shortcut(x, 0, width - b.shapes[x][0], stride)
+            else:
+                s = b.conv(a, kind, width, (1, 1), (stride, stride))
+            if bits == 1:
+                y = b.op("Add", y, s)
+                z = b.conv(b.quantize(y, 1), kind, width, (3, 3), (1, 1), (1, 1, 1, 1))
+                x = b.op("Add", z, y)
+            else:
+                z = b.conv(b.quantize(b.op("Relu", y), bits), kind, width, (3, 3), (1, 1), (1, 1, 1, 1))
+                x = b.op("Relu", b.op("Add", z, s))
+    b.classifier(x)
+    return b
