@@ -1,0 +1,139 @@
+"""Folded integers with their epilogue equal convolution and BatchNorm in PyTorch at double precision."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bitplane.export.errors import ExportError
+from bitplane.export.fold import FoldedConv, fold_low_bit, fold_pixel, level_integers, quantize_pixel_weight
+from bitplane.train.activations import LearnedStep, Sign
+from bitplane.train.layers import LowBitConv2d, PixelInput
+from bitplane.train.levels import LEVEL_SETS
+from bitplane.train.quantizers import projector
+
+NAMES = sorted(LEVEL_SETS)
+
+
+def layer(name: str, scale: str = "channel", pad_value: float = 0.0) -> tuple[LowBitConv2d, nn.BatchNorm2d]:
+    torch.manual_seed(1)
+    conv = LowBitConv2d(5, 6, 3, 2, 1, levels=LEVEL_SETS[name], scale=scale, pad_value=pad_value)  # type: ignore[arg-type]
+    conv.fit_scale()
+    bn = nn.BatchNorm2d(6).eval()
+    with torch.no_grad():
+        conv.weight.copy_(projector(conv.weight, conv.levels, conv.level_scale))
+        bn.weight.copy_(torch.tensor([1.5, -0.7, 0.2, 0.0, -2.0, 1e-42]))
+        bn.bias.normal_()
+        assert bn.running_mean is not None
+        assert bn.running_var is not None
+        bn.running_mean.normal_()
+        bn.running_var.uniform_(0.1, 4)
+    return conv, bn
+
+
+def apply(folded: FoldedConv, codes: Tensor, stride: int = 2) -> np.ndarray:
+    acc = functional.conv2d(codes.double(), torch.from_numpy(folded.weight).double(), None, stride, 1).numpy()
+    return acc * folded.scale + folded.bias
+
+
+def expected(conv: nn.Conv2d, bn: nn.BatchNorm2d, x: Tensor) -> np.ndarray:
+    with torch.no_grad():
+        return bn.double()(conv.double()(x.double())).numpy()
+
+
+@pytest.mark.parametrize("scale", ["none", "layer", "channel"])
+@pytest.mark.parametrize("name", NAMES)
+def test_codes_of_a_learned_step(name: str, scale: str) -> None:
+    conv, bn = layer(name, scale)
+    quantizer = LearnedStep(4)
+    with torch.no_grad():
+        quantizer.step.fill_(-0.37)  # training uses its magnitude
+    codes = torch.randint(0, 16, (2, 5, 7, 7))
+    folded = fold_low_bit("conv", conv, bn, quantizer)
+    np.testing.assert_allclose(apply(folded, codes), expected(conv, bn, codes * 0.37), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_bit_codes_with_padding_of_minus_one(name: str) -> None:
+    conv, bn = layer(name, pad_value=-1.0)
+    codes = torch.randint(0, 2, (2, 5, 7, 7))
+    folded = fold_low_bit("conv", conv, bn, Sign())
+    np.testing.assert_allclose(apply(folded, codes), expected(conv, bn, 2 * codes - 1), rtol=1e-5, atol=1e-5)
+
+
+def test_pixels() -> None:
+    torch.manual_seed(0)
+    _, bn = layer("binary")
+    conv, pixels = nn.Conv2d(3, 6, 3, 2, 1, bias=False), PixelInput(117, 57.5)
+    x = torch.randint(0, 256, (2, 3, 9, 9), dtype=torch.uint8)
+    folded = fold_pixel("conv1", conv, bn, pixels)
+    integers, step = quantize_pixel_weight(conv.weight.detach().double().numpy())
+    with torch.no_grad():
+        conv.weight.copy_(torch.from_numpy(integers * step[:, None, None, None]))
+    np.testing.assert_allclose(apply(folded, x.double() - 117), expected(conv, bn, pixels(x)), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_scales_are_positive_and_dead_channels_give_their_bias(name: str) -> None:
+    conv, bn = layer(name)
+    folded = fold_low_bit("conv", conv, bn, LearnedStep(2))
+    assert folded.scale.dtype == folded.bias.dtype == np.float32
+    assert (folded.scale >= np.finfo(np.float32).tiny).all()
+    dead = [3, 5]
+    assert (folded.scale[dead] == np.finfo(np.float32).tiny).all()
+    np.testing.assert_allclose(folded.bias[dead].ravel(), bn.bias.detach().numpy()[dead])
+    if name == "ternary":
+        assert not folded.weight[dead].any()
+    assert np.isin(folded.weight, conv.levels.integers).all()
+    negative = bn.weight.detach().numpy() < 0
+    np.testing.assert_array_equal(folded.weight[negative], -level_integers("conv", conv)[negative])
+
+
+def test_weights_off_the_level_set_are_refused() -> None:
+    conv, bn = layer("ternary", "none")
+    with torch.no_grad():
+        conv.weight[0, 0, 0, 0] = 0.99
+        conv.weight[1, 0, 0, 0] = 0.0005
+    with pytest.raises(
+        ExportError, match=r"layer1\.0\.conv1: 1 of 270 .* not in the ternary level set: finish or resume the run"
+    ):
+        fold_low_bit("layer1.0.conv1", conv, bn, LearnedStep(2))
+
+
+def test_weights_that_are_not_numbers_are_refused() -> None:
+    conv, _ = layer("ternary", "none")
+    with torch.no_grad():
+        conv.weight[0, 0, 0, 0] = torch.nan
+    with pytest.raises(ExportError, match="1 of 270"):
+        level_integers("conv", conv)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, torch.inf])
+def test_level_scales_that_are_no_scales_are_refused(value: float) -> None:
+    conv, _ = layer("ternary")
+    conv.level_scale[2] = value
+    with pytest.raises(ExportError, match="level scale is not positive"):
+        level_integers("conv", conv)
+
+
+def test_diverged_batch_norm_is_refused() -> None:
+    conv, bn = layer("ternary")
+    with torch.no_grad():
+        bn.bias[0] = torch.nan
+    with pytest.raises(ExportError, match="not finite"):
+        fold_low_bit("conv", conv, bn, LearnedStep(2))
+
+
+def test_stem_weights_are_never_worse_than_rounding_to_the_largest() -> None:
+    w = np.random.default_rng(0).standard_t(3, (16, 3, 7, 7))
+    w[3] = 0
+    q, step = quantize_pixel_weight(w)
+    assert q.dtype == np.int8
+    assert np.abs(q).max() <= 64
+    assert (step > 0).all()
+    assert not q[3].any()
+    plain = np.maximum(np.abs(w).max((1, 2, 3), keepdims=True), 1e-9) / 64
+    error = np.square(q * step[:, None, None, None] - w).sum((1, 2, 3))
+    assert (error <= np.square(np.rint(w / plain) * plain - w).sum((1, 2, 3))).all()
+    assert error.sum() < 0.9 * np.square(np.rint(w / plain) * plain - w).sum()
