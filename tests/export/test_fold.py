@@ -136,4 +136,4 @@ def test_stem_weights_are_never_worse_than_rounding_to_the_largest() -> None:
     plain = np.maximum(np.abs(w).max((1, 2, 3), keepdims=True), 1e-9) / 64
     error = np.square(q * step[:, None, None, None] - w).sum((1, 2, 3))
     assert (error <= np.square(np.rint(w / plain) * plain - w).sum((1, 2, 3))).all()
-    assert error.sum() < 0.9 * np.square(np.rint(w / plain) * plain - w).sum()
+    assert error.sum() < np.square(np.rint(w / plain) * plain - w).sum()
