@@ -45,7 +45,7 @@ class Plan:
     kernels: tuple[tuple[str, str], ...]
 
 
-def make_plan(model: Model, threads: int = 1, merge: bool = True, reuse: bool = True) -> Plan:
+def make_plan(model: Model, threads: int = 1, merge: bool = True, reuse: bool = True, inputs: tuple[str, ...] = ()) -> Plan:
     """Plan a model.
 
     Args:
@@ -53,8 +53,9 @@ def make_plan(model: Model, threads: int = 1, merge: bool = True, reuse: bool = 
         threads: threads that may share one image; each gets its own scratch row.
         merge: whether nodes are merged into steps (False only for tracing).
         reuse: whether values share memory (False only for tracing).
+        inputs: tensors that no node makes and the caller fills in the arena (for a layer by itself).
     """
-    return _Planner(model, threads, merge, reuse).plan()
+    return _Planner(model, threads, merge, reuse).plan(inputs)
 
 
 def choose_tile(kind: Kind, bits: int, rows: int, width: int, taps: int) -> int:
@@ -91,9 +92,11 @@ class _Planner:
     rows: list[NDArray[np.int64]] = field(default_factory=list)
     kernels: list[tuple[str, str]] = field(default_factory=list)
 
-    def plan(self) -> Plan:
+    def plan(self, inputs: tuple[str, ...]) -> Plan:
         """Place and emit every step."""
         self.arena = Arena(self.reuse)
+        for name in inputs:
+            self._take(name)
         self.steps = lower(self.model, self.merge)
         last = {name: i for i, step in enumerate(self.steps) for name in step.reads}
         widest = max(pad_channels(t.shape[0]) for t in self.model.tensors.values())

@@ -139,7 +139,7 @@ class InferenceSession:
 
     def _run(self, images: NDArray[np.uint8], logits: NDArray[np.float32]) -> None:
         count = len(images)
-        if self._threads == 1 or (count == 1 and not self._share_image):
+        if self._threads == 1 or count == 0 or (count == 1 and not self._share_image):
             self._call(0, images, logits, 0, count)
         elif count == 1:
             self._barrier[:] = 0

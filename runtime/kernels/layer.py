@@ -1,0 +1,96 @@
+"""One convolution layer by itself, for benchmarks: a table of one step over random packed buffers."""
+
+from dataclasses import dataclass
+from math import prod
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitplane.runtime import format as fmt
+from bitplane.runtime.kernels import fields as f
+from bitplane.runtime.kernels.walker import run_plan
+from bitplane.runtime.model import Conv, Model, Quantizer, Tensor
+from bitplane.runtime.plan import make_plan
+
+OPERATORS = {"binary": fmt.BINARY_CONV, "ternary": fmt.TERNARY_CONV, "quaternary": fmt.QUATERNARY_CONV}
+
+
+@dataclass
+class ConvLayer:
+    """A convolution with threshold epilogue (1- and 2-bit codes out) or float epilogue, on packed codes.
+
+    Call it to run it once. Make one with `make_layer`.
+
+    Attributes:
+        kernel: name of the chosen kernel.
+        products: weight times activation-bit products of one run (a quaternary weight counts twice).
+    """
+
+    kernel: str
+    products: int
+    _table: NDArray[np.int64]
+    _constants: NDArray[np.uint8]
+    _arena: NDArray[np.uint8]
+
+    def __post_init__(self) -> None:
+        self._call = (self._table, self._arena.ctypes.data, self._constants.ctypes.data, 0, 0, 0, 0, 1, 1, 0)
+
+    def __call__(self) -> None:
+        """Run the layer once."""
+        run_plan(*self._call)
+
+
+def make_layer(
+    weights: Literal["binary", "ternary", "quaternary"],
+    channels: int,
+    size: int,
+    *,
+    out_channels: int | None = None,
+    kernel: int = 3,
+    stride: int = 1,
+    bits: int = 1,
+    out_bits: int = 1,
+    seed: int = 0,
+) -> ConvLayer:
+    """A layer with random weights and activations.
+
+    Args:
+        weights: level set.
+        channels: input channels.
+        size: height and width of the input.
+        out_channels: output channels; `channels` by default.
+        kernel: kernel size; padding is kernel // 2.
+        stride: stride.
+        bits: activation bits in.
+        out_bits: activation bits out.
+        seed: of the random numbers.
+    """
+    rng = np.random.default_rng(seed)
+    o, k = out_channels or channels, kernel * kernel * channels
+    out = (size + 2 * (kernel // 2) - kernel) // stride + 1
+    signs, masks = rng.integers(0, 2, (2, o, kernel, kernel, channels))
+    planes = {"binary": [signs], "ternary": [signs & masks, masks], "quaternary": [signs, masks]}[weights]
+    pads = (kernel // 2,) * 4
+    spread = np.float32(2 / (np.sqrt(k) * (2**bits - 1)))
+    factors = np.full(o, spread, np.float32), rng.normal(0, 1, o).astype(np.float32)
+    packed = tuple(fmt.pack_plane(p) for p in planes)
+    conv = Conv("conv", OPERATORS[weights], "a", "y", (o, kernel, kernel, channels), (stride, stride), pads, *factors, packed)
+    nodes = (conv, Quantizer("quantizer", "y", "b", out_bits, 1.0 / (2**out_bits - 1)))
+    tensors = {
+        fmt.INPUT_NAME: Tensor("pixels", (1, 1, 1)),
+        "a": Tensor("codes", (channels, size, size), bits),
+        "y": Tensor("features", (o, out, out)),
+        "b": Tensor("codes", (o, out, out), out_bits),
+    }
+    plan = make_plan(Model("layer", nodes, tensors, fmt.INPUT_NAME, "b", {}), inputs=("a",))
+    arena = plan.arena.create()
+    layout, at = plan.codes["a"]
+    codes = arena[at : at + layout.size].reshape(bits, -1)[:, : (layout.height + 2 * layout.halo) * layout.row]
+    inner = codes.reshape(bits, layout.height + 2 * layout.halo, -1, layout.pixel)
+    edge = slice(layout.halo, layout.halo + size)
+    values = rng.integers(0, 2, (bits, size, size, layout.words * layout.bits)).astype(np.uint8)
+    values[..., channels:] = 0
+    inner[:, edge, edge] = np.packbits(values, axis=-1, bitorder="little")
+    products = prod(conv.weight_shape) * out * out * bits * (2 if weights == "quaternary" else 1)
+    return ConvLayer(plan.kernels[0][1], products, plan.table[plan.table[:, f.OP] == f.OP_CONV], plan.constants, arena)

@@ -1,0 +1,96 @@
+"""One layer over all shapes: accumulators, features and codes equal onnxruntime's for every word width, kernel, stride and width."""
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+CHANNELS = [1, 15, 16, 17, 31, 32, 33, 64, 65, 3 * 64 + 5]
+EXAMPLES = settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+
+
+@st.composite
+def layers(draw):
+    kernel = draw(st.tuples(*[st.sampled_from([1, 3, 7])] * 2))
+    pads = [draw(st.integers(0, min(k - 1, 3))) for k in (*kernel, *kernel)]
+    size = [draw(st.integers(max(1, k - pads[i] - pads[i + 2]), 19)) for i, k in enumerate(kernel)]
+    return {
+        "kind": draw(st.sampled_from(["Binary", "Ternary", "Quaternary"])),
+        "bits": draw(st.sampled_from([1, 2, 4, 8])),
+        "channels": draw(st.sampled_from(CHANNELS)),
+        "out": draw(st.sampled_from(CHANNELS)),
+        "kernel": kernel,
+        "pads": pads,
+        "strides": draw(st.tuples(st.integers(1, 3), st.integers(1, 3))),
+        "size": size,
+        "unit": draw(st.booleans()),
+        "after": draw(st.sampled_from(["none", "relu", "residual", "residual relu"])),
+        "next_bits": draw(st.sampled_from([1, 2, 4, 8])),
+        "keep": draw(st.booleans()),
+        "seed": draw(st.integers(0, 2**16)),
+    }
+
+
+@pytest.fixture(scope="module")
+def build(graphs):
+    def layer_graph(p):
+        b = graphs.Builder(p["seed"], 3, *p["size"])
+        x = b.quantize(b.pixel_conv(p["channels"], 1), p["bits"], sign=p["seed"] % 2 == 0)
+        y = b.conv(x, p["kind"], p["out"], p["kernel"], p["strides"], p["pads"], p["unit"])
+        if "residual" in p["after"]:
+            other = b.conv(x, "Binary", p["out"], p["kernel"], p["strides"], p["pads"])
+            y = b.op("Add", y, other) if p["keep"] else b.op("Add", other, y)
+        if "relu" in p["after"]:
+            y = b.op("Relu", y)
+        a = b.quantize(y, p["next_bits"], sign=not p["unit"])
+        z = b.conv(a, "Ternary", 16, (1, 1))
+        if p["keep"]:
+            z = b.op("Add", z, b.conv(b.quantize(y, 2), "Binary", 16, (1, 1)))
+        b.classifier(z)
+        return b
+
+    return layer_graph
+
+
+@EXAMPLES
+@given(layer=layers())
+def test_layer_equals_onnxruntime(build, check, layer):
+    check(build(layer), count=1)
+
+
+@EXAMPLES
+@given(
+    channels=st.sampled_from([1, 2, 3, 4, 5, 17]),
+    out=st.sampled_from([1, 15, 16, 17, 33, 64, 65]),
+    kernel=st.sampled_from([1, 2, 3, 5, 7]),
+    stride=st.integers(1, 3),
+    extra=st.tuples(st.integers(0, 14), st.integers(0, 14)),
+    zero=st.sampled_from([0, 1, 121, 255]),
+    pad=st.booleans(),
+    seed=st.integers(0, 2**16),
+)
+def test_stem_equals_onnxruntime(graphs, check, channels, out, kernel, stride, extra, zero, pad, seed):
+    b = graphs.Builder(seed, channels, kernel + extra[0], kernel + extra[1])
+    b.classifier(b.pixel_conv(out, kernel, stride, None if pad else 0, zero))
+    check(b, count=1)
+
+
+@pytest.mark.parametrize("width", range(1, 20))
+@pytest.mark.parametrize("channels", [16, 32, 64])
+def test_every_width_in_every_lane_size(build, check, channels, width):
+    for kind, out in (("Binary", channels), ("Ternary", 2 * channels), ("Ternary", channels)):
+        check(
+            build({
+                "kind": kind, "bits": 2, "channels": channels, "out": out, "kernel": (3, 3), "pads": [1] * 4, "strides": (1, 1),
+                "size": [3, width], "unit": False, "after": "relu", "next_bits": 2, "keep": False, "seed": width,
+            }),
+            count=1,
+        )  # fmt: skip
+
+
+def test_eight_bit_codes_that_overflow_16_bit_lanes_use_wider_words(build, check):
+    layer = {
+        "kind": "Ternary", "bits": 8, "channels": 16, "out": 16, "kernel": (7, 7), "pads": [3] * 4, "strides": (1, 1),
+        "size": [9, 9], "unit": True, "after": "none", "next_bits": 8, "keep": False, "seed": 1,
+    }  # fmt: skip
+    session = check(build(layer), count=1)
+    assert any("x8b, 32-bit lanes" in kernel for kernel in session.kernels().values())
