@@ -58,7 +58,7 @@ def make_plan(model: Model, threads: int = 1, merge: bool = True, reuse: bool = 
     return _Planner(model, threads, merge, reuse).plan(inputs)
 
 
-def choose_tile(kind: Kind, bits: int, rows: int, width: int, taps: int) -> int:
+def choose_tile(kind: Kind, bits: int, rows: int, width: int, taps: int, block: int = BLOCK) -> int:
     """Index of the tile with the least estimated work for one output row.
 
     Args:
@@ -67,10 +67,13 @@ def choose_tile(kind: Kind, bits: int, rows: int, width: int, taps: int) -> int:
         rows: rows of the weight matrix.
         width: output pixels of a row.
         taps: kernel size where the kernel is square, one word a tap and of stride 1; otherwise 0.
+        block: rows that must lie in one group.
     """
     best, least = -1, float("inf")
     for index, tile in enumerate(TILES):
-        if (tile.kind, tile.bits) != (kind, bits) or rows % tile.group or tile.pixels > width or tile.taps not in (0, taps):
+        if (tile.kind, tile.bits) != (kind, bits) or rows % tile.group or tile.group % block:
+            continue
+        if tile.pixels > width or tile.taps not in (0, taps):
             continue
         vectors = tile.vectors * (1 if tile.lanes * tile.bits > 256 else 0.7)
         per_word = tile.pixels * (1.5 * vectors + 0.5) + tile.planes * vectors * 0.5 + (0 if tile.taps else 1.5)
@@ -178,7 +181,8 @@ class _Planner:
             taps = kh if kh == kw == words and conv.strides[1] == 1 else 0
         weights = lane_words(conv, bits)
         rows, kind = weights[0].shape[0], KINDS[conv.op]
-        index = choose_tile(kind, bits, rows, width, taps)
+        quaternary = conv.op == fmt.QUATERNARY_CONV
+        index = choose_tile(kind, bits, rows, width, taps, 2 * BLOCK if quaternary else BLOCK)
         tile = TILES[index]
         packed = pack_weights(weights, tile)
         row[f.OP], row[f.TILE] = f.OP_CONV, index
@@ -189,7 +193,6 @@ class _Planner:
         row[f.WEIGHTS], row[f.WEIGHTS_GROUP] = self.constants.add(packed), packed[0].nbytes
         row[f.GROUPS], row[f.GROUP_CHANNELS] = rows // tile.group, tile.group
         row[f.HEIGHT], row[f.WIDTH], row[f.SCRATCH] = height, width, self.scratch
-        quaternary = conv.op == fmt.QUATERNARY_CONV
         row[f.SRC_KIND] = f.FROM_PLANE_PAIRS if quaternary else f.FROM_ACCUMULATORS
         row[f.VECTORS] = tile.group // BLOCK // (2 if quaternary else 1)
         quantizer = step.quantizer
