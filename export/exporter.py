@@ -188,7 +188,7 @@ def _metadata(model: ResNet, origin: Origin, size: tuple[int, int], planes: str,
 
 def _layers(file: onnx.ModelProto) -> tuple[LayerReport, ...]:
     constants = {t.name: t for t in file.graph.initializer}
-    layers = []
+    layers: list[LayerReport] = []
     for node in file.graph.node:
         if not node.op_type.endswith("Conv"):
             continue

@@ -129,7 +129,7 @@ def quantize_pixel_weight(weight: Float64) -> tuple[NDArray[np.int8], Float64]:
         step = largest * (ratio / PIXEL_WEIGHT_LIMIT)
         q = _round_pixel(flat, step)
         square = (q * q).sum(1, keepdims=True)
-        fitted = np.where(square > 0, (q * flat).sum(1, keepdims=True) / np.maximum(square, 1), step)
+        fitted: Float64 = np.where(square > 0, (q * flat).sum(1, keepdims=True) / np.maximum(square, 1), step)
         for candidate in (step, fitted):
             error = np.square(_round_pixel(flat, candidate) * candidate - flat).sum(1, keepdims=True)
             better = error < best_error

@@ -25,7 +25,7 @@ class PackedDialect:
     """
 
     builder: GraphBuilder
-    planes: list[NDArray[np.uint8]] = field(default_factory=list)
+    planes: list[NDArray[np.uint8]] = field(default_factory=list[NDArray[np.uint8]])
 
     def stem(self, pixels: PixelInput, conv: nn.Conv2d, bn: nn.BatchNorm2d, value: str) -> str:
         """`PixelConv` on pixels."""
