@@ -1,16 +1,15 @@
 """Memory of a plan: constants in one block, intermediate values in one arena with reuse by liveness.
 
-Code buffers are reused only by code buffers of the same geometry, so that their halo and the unused bits of their words stay zero
-from the arena's creation on. Features overlap freely once their last reader has run.
+Code buffers are reused only by code buffers of the same geometry, so that their halo and the unused bits of their words
+stay zero from the arena's creation on. Features overlap freely once their last reader has run.
 """
 
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
-
 from bitplane.runtime.kernels.intrinsics import CACHE_LINE as ALIGN
 from bitplane.runtime.kernels.intrinsics import aligned_zeros
+from numpy.typing import NDArray
 
 
 def round_up(size: int) -> int:
@@ -114,13 +113,13 @@ class FeaturesLayout:
 
 @dataclass
 class Arena:
-    """Places buffers; `reuse=False` gives each its own memory, so that all can be read after a run."""
+    """Places buffers; `reuse=False` gives each its own memory, so that all can be read after a run. `fills` are set at creation."""
 
     reuse: bool = True
     size: int = 0
-    fills: list[tuple[int, int, int]] = field(default_factory=list)  # (offset, bytes, value) to set once, at creation
-    _free_codes: dict[CodesLayout, list[int]] = field(default_factory=dict)
-    _free: list[tuple[int, int]] = field(default_factory=list)  # (offset, bytes), features only
+    fills: list[tuple[int, int, int]] = field(default_factory=list[tuple[int, int, int]])  # offset, bytes, value
+    _free_codes: dict[CodesLayout, list[int]] = field(default_factory=dict[CodesLayout, list[int]])
+    _free: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])  # (offset, bytes), features only
 
     def reserve(self, size: int) -> int:
         """Memory that is never given back."""

@@ -5,13 +5,12 @@ from math import prod
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
-
 from bitplane.runtime import format as fmt
 from bitplane.runtime.kernels import fields as f
 from bitplane.runtime.kernels.walker import run_plan
 from bitplane.runtime.model import Conv, Model, Quantizer, Tensor
 from bitplane.runtime.plan import make_plan
+from numpy.typing import NDArray
 
 OPERATORS = {"binary": fmt.BINARY_CONV, "ternary": fmt.TERNARY_CONV, "quaternary": fmt.QUATERNARY_CONV}
 
@@ -71,7 +70,8 @@ def make_layer(
     out = (size + 2 * (kernel // 2) - kernel) // stride + 1
     signs, masks = rng.integers(0, 2, (2, o, kernel, kernel, channels))
     planes = {"binary": [signs], "ternary": [signs & masks, masks], "quaternary": [signs, masks]}[weights]
-    pads = (kernel // 2,) * 4
+    half = kernel // 2
+    pads = (half, half, half, half)
     spread = np.float32(2 / (np.sqrt(k) * (2**bits - 1)))
     factors = np.full(o, spread, np.float32), rng.normal(0, 1, o).astype(np.float32)
     packed = tuple(fmt.pack_plane(p) for p in planes)

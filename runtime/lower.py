@@ -1,8 +1,8 @@
 """Graph to steps: which nodes run as one kernel, and in what order.
 
-A convolution (or a lone Add or Relu) takes into its epilogue, as far as each value has one reader, an Add whose other operand is
-already computed, a Relu, and one quantizer. Features are stored only where something besides that quantizer reads them. Any other
-graph of the allowed operators runs as steps of its own.
+A convolution (or a lone Add or Relu) takes into its epilogue, as far as each value has one reader, an Add whose other
+operand is already computed, a Relu, and one quantizer. Features are stored only where something besides that quantizer
+reads them. Whatever does not fit runs as a step of its own.
 """
 
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class Step:
 
 
 def schedule(nodes: tuple[Node, ...]) -> list[Node]:
-    """Order the nodes so that a `PadShortcut` follows its producer: the Add that reads it can then join the convolution's epilogue."""
+    """Put every `PadShortcut` right after its producer: the Add that reads it can then join the convolution's epilogue."""
     early: dict[str, list[Node]] = {}
     for node in nodes:
         if isinstance(node, PadShortcut):

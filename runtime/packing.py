@@ -1,18 +1,18 @@
 """Weights and thresholds in the layout the tiles read.
 
-A weight matrix has R rows (output channels padded to 16; a quaternary layer has 32 rows for 16 channels: both sign planes) and one
-word a (kernel row, pixel, channel word). A tile reads [group][word][plane][vector][lane], so a group's weights are one stream.
+A weight matrix has R rows (output channels padded to 16; a quaternary layer has 32 rows for 16 channels: both sign planes)
+and one word a (kernel row, pixel, channel word). A tile reads [group][word][plane][vector][lane], a group's weights in one
+stream.
 """
 
 import math
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
-
 from bitplane.runtime import format as fmt
 from bitplane.runtime.kernels.tiles import Tile
 from bitplane.runtime.model import Conv, Quantizer
+from numpy.typing import NDArray
 
 BLOCK = 16
 """Channels of an epilogue vector; features and weights are padded to multiples of it."""

@@ -11,12 +11,23 @@ from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
-from numpy.typing import NDArray
-
 from bitplane.runtime import format as fmt
 from bitplane.runtime.errors import ModelError
-from bitplane.runtime.model import MAX_ELEMENTS, Add, Classifier, Conv, MaxPool, Model, Node, PadShortcut, Quantizer, Relu, Tensor
+from bitplane.runtime.model import (
+    MAX_ELEMENTS,
+    Add,
+    Classifier,
+    Conv,
+    MaxPool,
+    Model,
+    Node,
+    PadShortcut,
+    Quantizer,
+    Relu,
+    Tensor,
+)
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
 
 _DEFAULTS: dict[str, dict[str, object]] = {
     "MaxPool": {"ceil_mode": 0, "dilations": [1, 1], "storage_order": 0, "auto_pad": b"NOTSET"},
@@ -25,7 +36,11 @@ _DEFAULTS: dict[str, dict[str, object]] = {
 }
 """Attributes that a file may write, with the only value supported."""
 
-_DTYPES = {onnx.TensorProto.UINT8: np.uint8, onnx.TensorProto.INT8: np.int8, onnx.TensorProto.FLOAT: np.float32}
+_DTYPES: dict[int, type[np.generic]] = {
+    onnx.TensorProto.UINT8: np.uint8,
+    onnx.TensorProto.INT8: np.int8,
+    onnx.TensorProto.FLOAT: np.float32,
+}
 
 
 def parse(source: str | Path | bytes) -> Model:
@@ -85,12 +100,19 @@ class _Parser:
     def _check_version(self) -> None:
         version = self.metadata.get(fmt.META_FORMAT_VERSION)
         if version is None:
-            raise self.fail(f"metadata {fmt.META_FORMAT_VERSION} is missing: not a packed file", "make one with `bitplane export`")
+            raise self.fail(
+                f"metadata {fmt.META_FORMAT_VERSION} is missing: not a packed file", "make one with `bitplane export`"
+            )
         if version != fmt.FORMAT_VERSION:
-            raise self.fail(f"format version '{version}' is unknown, this runtime reads '{fmt.FORMAT_VERSION}'", "upgrade bitplane")
+            raise self.fail(
+                f"format version '{version}' is unknown, this runtime reads '{fmt.FORMAT_VERSION}'", "upgrade bitplane"
+            )
         versions = {o.domain: o.version for o in self.proto.opset_import}
         if versions.get(fmt.DOMAIN) != fmt.DOMAIN_VERSION:
-            raise self.fail(f"domain '{fmt.DOMAIN}' has version {versions.get(fmt.DOMAIN)}, expected {fmt.DOMAIN_VERSION}")
+            found = (
+                f"has version {versions[fmt.DOMAIN]}" if fmt.DOMAIN in versions else "is not used: this is a plain ONNX model"
+            )
+            raise self.fail(f"domain '{fmt.DOMAIN}' {found}, expected version {fmt.DOMAIN_VERSION}")
 
     def _read_input(self, graph: onnx.GraphProto) -> str:
         inputs = [i for i in graph.input if i.name not in self.initializers]
@@ -146,7 +168,9 @@ class _Parser:
             raise self.fail(f"'{name}' has shape {list(proto.dims)}, expected {list(shape)}")
         if proto.data_location == onnx.TensorProto.EXTERNAL:
             raise self.fail(f"'{name}' lies in another file")
-        items = len(proto.raw_data) // np.dtype(dtype).itemsize if proto.raw_data else len(proto.int32_data) + len(proto.float_data)
+        items = (
+            len(proto.raw_data) // np.dtype(dtype).itemsize if proto.raw_data else len(proto.int32_data) + len(proto.float_data)
+        )
         if items != math.prod(shape):
             raise self.fail(f"'{name}' holds {items} values, expected {math.prod(shape)}")
         return onnx.numpy_helper.to_array(proto)
@@ -162,8 +186,8 @@ class _Parser:
         out: dict[str, tuple[int, ...]] = {}
         for key, length in lengths.items():
             value = found.pop(key, None)
-            ints = [value] if length == 0 else value
-            if not isinstance(ints, list) or len(ints) != max(length, 1) or not all(isinstance(i, int) for i in ints):
+            ints: list[Any] = value if isinstance(value, list) and length else [value]
+            if len(ints) != max(length, 1) or not all(isinstance(i, int) for i in ints):
                 raise self.fail(f"attribute '{key}' is {value}, expected {length or 'an'} integer{'s' if length else ''}")
             out[key] = tuple(ints)
         for key, value in found.items():
@@ -267,7 +291,9 @@ class _Parser:
         attributes = self._attributes(node, steps=2, pads=8)
         (sy, sx), pads = attributes["steps"], attributes["pads"]
         if min(sy, sx) < 1 or min(pads) < 0 or any(pads[i] for i in (0, 2, 3, 4, 6, 7)):
-            raise self.fail(f"steps {[sy, sx]}, pads {list(pads)}: steps must be positive, pads only on channels and not negative")
+            raise self.fail(
+                f"steps {[sy, sx]}, pads {list(pads)}: steps must be positive, pads only on channels and not negative"
+            )
         self._add(node.output[0], Tensor("features", (pads[1] + c + pads[5], -(-h // sy), -(-w // sx))))
         return PadShortcut(node.name, source, node.output[0], (sy, sx), pads[1], pads[5])
 

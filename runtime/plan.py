@@ -3,8 +3,6 @@
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
-
 from bitplane.runtime import format as fmt
 from bitplane.runtime.arena import Arena, CodesLayout, Constants, FeaturesLayout
 from bitplane.runtime.kernels import fields as f
@@ -13,8 +11,17 @@ from bitplane.runtime.kernels.tiles import TILES, Kind
 from bitplane.runtime.lower import Step, lower
 from bitplane.runtime.model import Classifier, Conv, MaxPool, Model, PadShortcut, Quantizer
 from bitplane.runtime.packing import (
-    BLOCK, float_levels, integer_levels, lane_words, offsets, pack_levels, pack_weights, pad_channels, word_bits,
+    BLOCK,
+    float_levels,
+    integer_levels,
+    lane_words,
+    offsets,
+    pack_levels,
+    pack_weights,
+    pad_channels,
+    word_bits,
 )  # fmt: skip
+from numpy.typing import NDArray
 
 KINDS: dict[str, Kind] = {
     fmt.PIXEL_CONV: "dot",
@@ -90,10 +97,10 @@ class _Planner:
     merge: bool
     reuse: bool
     constants: Constants = field(default_factory=Constants)
-    codes: dict[str, tuple[CodesLayout, int]] = field(default_factory=dict)
-    features: dict[str, tuple[FeaturesLayout, int]] = field(default_factory=dict)
-    rows: list[NDArray[np.int64]] = field(default_factory=list)
-    kernels: list[tuple[str, str]] = field(default_factory=list)
+    codes: dict[str, tuple[CodesLayout, int]] = field(default_factory=dict[str, tuple[CodesLayout, int]])
+    features: dict[str, tuple[FeaturesLayout, int]] = field(default_factory=dict[str, tuple[FeaturesLayout, int]])
+    rows: list[NDArray[np.int64]] = field(default_factory=list[NDArray[np.int64]])
+    kernels: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
 
     def plan(self, inputs: tuple[str, ...]) -> Plan:
         """Place and emit every step."""
@@ -220,7 +227,7 @@ class _Planner:
         self.kernels.append((conv.name, f"{name}, {tile}, float epilogue{self._epilogue_name(step)}"))
 
     def _image(self, conv: Conv) -> tuple[CodesLayout, int]:
-        """Emit the step that interleaves the image inside a halo of the zero point; its pixels are `channels` words of 8 bits."""
+        """Emit the step that interleaves the image in a halo of the zero point; a pixel is `channels` words of 8 bits."""
         channels, height, width = self.model.tensors[conv.source].shape
         layout = CodesLayout(8 * channels, height, width, 1, max(conv.pads), 8)
         at = self.arena.reserve(layout.size + 8)

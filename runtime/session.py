@@ -4,19 +4,19 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-
 from bitplane.runtime import format as fmt
 from bitplane.runtime.errors import InputError
 from bitplane.runtime.kernels.walker import run_plan
-from bitplane.runtime.model import Model
+from bitplane.runtime.model import Conv, Model
 from bitplane.runtime.parse import parse
 from bitplane.runtime.plan import Plan, make_plan
 from bitplane.runtime.trace import read_codes, read_features
+from numpy.typing import NDArray
 
 SHARED_IMAGE_WORK = 100_000_000
 """Multiply-adds of one image from which several threads share it; below, waking them costs more than they save."""
@@ -82,7 +82,7 @@ class InferenceSession:
         self,
         path_or_bytes: str | os.PathLike[str] | bytes,
         sess_options: SessionOptions | None = None,
-        providers: Sequence[Any] | None = None,  # noqa: ARG002
+        providers: Sequence[Any] | None = None,
         *,
         threads: int | None = None,
     ) -> None:
@@ -103,7 +103,7 @@ class InferenceSession:
         self,
         output_names: Sequence[str] | None,
         input_feed: Mapping[str, Any],
-        run_options: Any = None,  # noqa: ARG002
+        run_options: Any = None,
     ) -> list[NDArray[np.float32]]:
         """Compute logits.
 
@@ -134,7 +134,9 @@ class InferenceSession:
                 raise InputError(f"input '{fmt.INPUT_NAME}' is {value.dtype} and contains NaN, expected uint8 pixels 0 to 255")
             raise InputError(f"input '{fmt.INPUT_NAME}' is {value.dtype}, expected uint8 pixels, without normalization")
         if value.ndim != 4 or value.shape[1:] != self._shape:
-            raise InputError(f"input '{fmt.INPUT_NAME}' has shape {list(value.shape)}, expected [batch, {str(list(self._shape))[1:]}")
+            raise InputError(
+                f"input '{fmt.INPUT_NAME}' has shape {list(value.shape)}, expected [batch, {str(list(self._shape))[1:]}"
+            )
         return np.ascontiguousarray(value)
 
     def _run(self, images: NDArray[np.uint8], logits: NDArray[np.float32]) -> None:
@@ -150,7 +152,14 @@ class InferenceSession:
             self._parallel([(part, cuts[part], cuts[part + 1], 0, 1) for part in range(parts)], images, logits)
 
     def _call(
-        self, worker: int, images: NDArray[np.uint8], logits: NDArray[np.float32], begin: int, end: int, part: int = 0, parts: int = 1
+        self,
+        worker: int,
+        images: NDArray[np.uint8],
+        logits: NDArray[np.float32],
+        begin: int,
+        end: int,
+        part: int = 0,
+        parts: int = 1,
     ) -> None:
         image_bytes, logits_bytes = images.strides[0], logits.strides[0]
         run_plan(
@@ -211,7 +220,7 @@ class InferenceSession:
         return {name: np.stack(values) for name, values in out.items()}
 
     def kernels(self) -> dict[str, str]:
-        """What runs each layer, by node name, in order; such as "popcount ternary x2b, 16-bit lanes, P8C1, threshold epilogue"."""
+        """What runs each layer, by node name; such as "popcount ternary x2b, 16-bit lanes, P8C1, threshold epilogue"."""
         return dict(self._plan.kernels)
 
     def get_inputs(self) -> list[NodeArg]:
@@ -232,11 +241,10 @@ class InferenceSession:
 
 
 def _work(model: Model) -> int:
-    """Multiply-adds of one image's convolutions, times activation bits."""
+    """Multiply-adds of one image's convolutions."""
     total = 0
     for node in model.nodes:
-        shape = getattr(node, "weight_shape", None)
-        if shape is not None:
+        if isinstance(node, Conv):
             _, height, width = model.tensors[node.output].shape
-            total += int(np.prod(shape)) * height * width
+            total += prod(node.weight_shape) * height * width
     return total

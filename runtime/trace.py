@@ -1,9 +1,8 @@
 """Values out of an arena, in ONNX's layout."""
 
 import numpy as np
-from numpy.typing import NDArray
-
 from bitplane.runtime.arena import CodesLayout, FeaturesLayout
+from numpy.typing import NDArray
 
 
 def read_codes(memory: NDArray[np.uint8], layout: CodesLayout, at: int) -> NDArray[np.uint8]:

@@ -14,15 +14,13 @@ from functools import partial
 from typing import Any
 
 import numba
+from bitplane.runtime.kernels import fields as f
+from bitplane.runtime.kernels import intrinsics as v
+from bitplane.runtime.kernels.intrinsics import F32, F32X16, I16, I32, I32X16, I64, i64, intrinsic
+from bitplane.runtime.kernels.options import INNER
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
-
-from bitplane.runtime.kernels import fields as f
-from bitplane.runtime.kernels import intrinsics as v
-from bitplane.runtime.kernels.intrinsics import F32, F32X16, I16, I32, I32X16, I64, i64
-from bitplane.runtime.kernels.options import INNER
 
 BLOCK = 64
 """Bytes of 16 accumulators or features."""
@@ -42,7 +40,9 @@ def _emit_value(b: Any, kind: int, source: Any, offset: Any, scale: Any, bias: A
     return b.fadd(b.fmul(b.sitofp(acc, F32X16), scale), bias)
 
 
-def _emit_quantize(b: Any, kind: int, value: Any, levels: list[Any], step: Any, top: Any, planes: Any, out: Any, plane: Any) -> None:
+def _emit_quantize(
+    b: Any, kind: int, value: Any, levels: list[Any], step: Any, top: Any, planes: Any, out: Any, plane: Any
+) -> None:
     if kind == f.QUANT_ONE:
         v.store(b, b.bitcast(b.fcmp_ordered(">=", value, levels[0]), I16), out, 1)
     elif kind == f.QUANT_TWO:

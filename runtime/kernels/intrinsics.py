@@ -1,7 +1,7 @@
 """LLVM vector pieces: everything a kernel needs that Numba's language lacks.
 
-Only generic vector IR, so that LLVM lowers it for any machine; the byte dot product alone asks for an instruction (AVX-512 VNNI)
-where the host has it.
+Only generic vector IR, so that LLVM lowers it for any machine; the byte dot product alone asks for an instruction
+(AVX-512 VNNI) where the host has it.
 """
 
 import sys
@@ -11,18 +11,20 @@ from typing import Any
 import llvmlite.binding as llvm
 import numba
 import numpy as np
+from bitplane.runtime.kernels.options import INNER
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
-
-from bitplane.runtime.kernels.options import INNER
+from numba.extending import intrinsic as numba_intrinsic
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 F32 = ir.FloatType()
 F32X16, I32X16 = ir.VectorType(F32, 16), ir.VectorType(I32, 16)
 I8X64 = ir.VectorType(I8, 64)
 CACHE_LINE = 64
+
+intrinsic: Any = numba_intrinsic  # callers leave out the typing context, which a type checker cannot know
+carray: Any = numba.carray  # pyright: ignore[reportPrivateImportUsage]
 
 HAS_VNNI = bool(llvm.get_host_cpu_features().get("avx512vnni", False))
 
@@ -75,7 +77,7 @@ def rint(b: Any, value: Any) -> Any:
 
 
 def dot_bytes(b: Any, acc: Any, pixels: Any, weights: Any) -> Any:
-    """acc + sum over the 4 bytes of each lane of uint8 pixels times int8 weights; all three are <16 x i32>.
+    """Acc + sum over the 4 bytes of each lane of uint8 pixels times int8 weights; all three are <16 x i32>.
 
     With |weights| <= 64 no form of it saturates, so the instruction and the generic form agree.
     """
@@ -93,8 +95,9 @@ def dot_bytes(b: Any, acc: Any, pixels: Any, weights: Any) -> Any:
 def emit_call(b: Any, name: str, arguments: list[Any], emit: Callable[[Any, list[Any]], None]) -> None:
     """Call a function of 64-bit integers that `emit` writes into the module on first use.
 
-    Each kernel variant is an LLVM function of its own: registers are allocated for it alone, and LLVM's time stays linear in the
-    number of variants (one function with all of them, or one Numba function each, took ten times as long to compile).
+    Each kernel variant is an LLVM function of its own: registers are allocated for it alone, and LLVM's time stays linear in
+    the number of variants (one Numba function each took 83 s to compile instead of 11 s: Numba optimizes a function again
+    in each of its callers).
     """
     kind = ir.FunctionType(ir.VoidType(), [I64] * len(arguments))
     function = b.module.globals.get(name)
@@ -109,7 +112,7 @@ def emit_call(b: Any, name: str, arguments: list[Any], emit: Callable[[Any, list
 
 
 @intrinsic
-def _pointer(typingctx: Any, address: Any, kind: Any) -> Any:  # noqa: ARG001
+def _pointer(typingctx: Any, address: Any, kind: Any) -> Any:
     sig = types.CPointer(kind.dtype)(types.intp, kind)
 
     def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
@@ -121,40 +124,40 @@ def _pointer(typingctx: Any, address: Any, kind: Any) -> Any:  # noqa: ARG001
 @numba.njit(**INNER)
 def floats(address: int, count: int) -> Any:
     """The `count` float32 at an address, as an array."""
-    return numba.carray(_pointer(address, numba.float32), count)
+    return carray(_pointer(address, numba.float32), count)
 
 
 @numba.njit(**INNER)
 def bytes_at(address: int, count: int) -> Any:
     """The `count` uint8 at an address, as an array."""
-    return numba.carray(_pointer(address, numba.uint8), count)
+    return carray(_pointer(address, numba.uint8), count)
 
 
 @intrinsic
-def fetch_add(typingctx: Any, address: Any, value: Any) -> Any:  # noqa: ARG001
+def fetch_add(typingctx: Any, address: Any, value: Any) -> Any:
     """Atomic int64 addition; returns the value before."""
 
-    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:  # noqa: ARG001
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
         return b.atomic_rmw("add", b.inttoptr(args[0], I64.as_pointer()), args[1], "seq_cst")
 
     return types.int64(types.intp, types.int64), codegen
 
 
 @intrinsic
-def load_acquire(typingctx: Any, address: Any) -> Any:  # noqa: ARG001
+def load_acquire(typingctx: Any, address: Any) -> Any:
     """Atomic int64 load."""
 
-    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:  # noqa: ARG001
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
         return b.load_atomic(b.inttoptr(args[0], I64.as_pointer()), "acquire", 8)
 
     return types.int64(types.intp), codegen
 
 
 @intrinsic
-def yield_processor(typingctx: Any) -> Any:  # noqa: ARG001
+def yield_processor(typingctx: Any) -> Any:
     """Let another thread run (POSIX sched_yield; nothing elsewhere)."""
 
-    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:  # noqa: ARG001
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
         if sys.platform != "win32":
             b.call(cgutils.get_or_insert_function(b.module, ir.FunctionType(I32, []), "sched_yield"), [])
         return context.get_dummy_value()

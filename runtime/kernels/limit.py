@@ -6,14 +6,12 @@ A layer's share of it is layer word-operations a second / register loop word-ope
 from typing import Any
 
 import numba
+from bitplane.runtime.kernels import intrinsics as v
+from bitplane.runtime.kernels.intrinsics import I64, i64, intrinsic
+from bitplane.runtime.kernels.options import INNER
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
-
-from bitplane.runtime.kernels import intrinsics as v
-from bitplane.runtime.kernels.intrinsics import I64, i64
-from bitplane.runtime.kernels.options import CACHED
 
 ACCUMULATORS = 16
 """Independent sums, enough to hide the latency of popcount and addition."""
@@ -22,7 +20,7 @@ ACCUMULATORS = 16
 def _make_loop(kind: str, bits: int) -> Any:
     vector = ir.VectorType(ir.IntType(bits), 512 // bits)
 
-    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:  # noqa: ARG001
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
         element = ir.IntType(bits)
         seed = b.trunc(args[0], element) if bits < I64.width else args[0]
         sign, mask = v.splat(b, seed, vector), v.splat(b, b.not_(seed), vector)
@@ -42,10 +40,10 @@ def _make_loop(kind: str, bits: int) -> Any:
         return total
 
     @intrinsic
-    def loop(typingctx: Any, rounds: Any) -> Any:  # noqa: ARG001
+    def loop(typingctx: Any, rounds: Any) -> Any:
         return types.int64(types.int64), codegen
 
-    @numba.njit(numba.int64(numba.int64), **{**CACHED, "cache": False})
+    @numba.njit(numba.int64(numba.int64), **INNER)
     def run(rounds) -> int:  # noqa: ANN001
         return loop(rounds)
 

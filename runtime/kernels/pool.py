@@ -3,7 +3,6 @@
 import math
 
 import numba
-
 from bitplane.runtime.kernels import fields as f
 from bitplane.runtime.kernels.conv import share
 from bitplane.runtime.kernels.intrinsics import floats

@@ -1,13 +1,14 @@
 """The convolution tile: P pixels times C vectors of output channels, accumulated in registers, for every kind of product.
 
-Output channels lie in the lanes and the activation word is broadcast. For bit-planes u_i of a code u = sum_i 2^i u_i, weight sign
-bit s and mask bit m (binary: m = 1),
+Output channels lie in the lanes and the activation word is broadcast. For bit-planes u_i of a code u = sum_i 2^i u_i,
+weight sign bit s and mask bit m (binary: m = 1),
 
     sum m (1 - 2 s) u  =  sum_i 2^i popcount(m & (u_i ^ s))  -  (2^A - 1) popcount(m & s)
 
-The tile computes the first sum by Horner's rule over the planes, highest first, so that one kernel serves every A; the second is a
-constant of the channel and lives in the thresholds or in the epilogue's offset. The sum is unsigned, and lowering picks lanes in
-which it cannot overflow. A quaternary layer is a binary one with two sign planes as 32 lanes for 16 channels.
+The tile computes the first sum by Horner's rule over the planes, highest first, so that one kernel serves every A; the
+second is a constant of the channel and lives in the thresholds or in the epilogue's offset. The sum is unsigned, and
+lowering picks lanes in which it cannot overflow. A quaternary layer is a binary one with two sign planes as 32
+lanes for 16 channels.
 
 Where the consumer takes 1- or 2-bit codes of this layer alone, quantizing is comparing the accumulator with 1 or 3 integers, in
 registers; otherwise accumulators go as int32 to a scratch row that the float epilogue reads while it is in L1.
@@ -17,14 +18,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
+from bitplane.runtime.kernels import intrinsics as v
+from bitplane.runtime.kernels.fields import MODE_ONE, MODE_ROW
+from bitplane.runtime.kernels.intrinsics import I32, I64, i64, intrinsic
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
-
-from bitplane.runtime.kernels import intrinsics as v
-from bitplane.runtime.kernels.fields import MODE_ONE, MODE_ROW
-from bitplane.runtime.kernels.intrinsics import I32, I64, i64
 
 Kind = Literal["binary", "ternary", "dot"]
 
@@ -60,7 +59,9 @@ class Tile:
         return 2 if self.kind == "ternary" else 1
 
     def __str__(self) -> str:
-        return f"{self.bits}-bit lanes, P{self.pixels}C{self.vectors}" + (f", {self.taps}x{self.taps} unrolled" if self.taps else "")
+        return f"{self.bits}-bit lanes, P{self.pixels}C{self.vectors}" + (
+            f", {self.taps}x{self.taps} unrolled" if self.taps else ""
+        )
 
 
 def _popcount_tiles(kind: Kind) -> list[Tile]:

@@ -45,7 +45,8 @@ def _low_bit(name, planes, combine):
     shape.attribute.append(a)
     nodes = [
         shape, _const("axis2", [2]), _const("axis1", [1]), _const("zero1", [0]), _const("four", [4]),
-        _const("shifts", np.arange(8, dtype=np.uint8).reshape(1, 1, 8)), _const("one", np.array([1], np.uint8)), _const("flat", [0, -1]),
+        _const("shifts", np.arange(8, dtype=np.uint8).reshape(1, 1, 8)), _const("one", np.array([1], np.uint8)),
+        _const("flat", [0, -1]),
         h.make_node("Slice", ["shape", "axis1", "four"], ["tail"]), h.make_node("ReduceProd", ["tail"], ["k"], keepdims=1),
     ]  # fmt: skip
     for plane in planes:
@@ -76,7 +77,10 @@ FUNCTIONS = [
         ],
         OPSETS[:1], attributes=["strides", "pads"],
     ),
-    _low_bit("BinaryConv", ["sign"], [*_times("sign_w", 2, "s2"), _const("o", np.int8(1)), h.make_node("Sub", ["o", "s2"], ["w"])]),
+    _low_bit(
+        "BinaryConv", ["sign"],
+        [*_times("sign_w", 2, "s2"), _const("o", np.int8(1)), h.make_node("Sub", ["o", "s2"], ["w"])],
+    ),
     _low_bit("TernaryConv", ["sign", "mask"], [*_times("sign_w", 2, "s2"), h.make_node("Sub", ["mask_w", "s2"], ["w"])]),
     _low_bit(
         "QuaternaryConv", ["sign1", "sign2"],
@@ -92,13 +96,15 @@ FUNCTIONS = [
     ),
     h.make_function(
         DOMAIN, "Sign", ["x"], ["y"],
-        [_const("z", np.float32(0)), h.make_node("GreaterOrEqual", ["x", "z"], ["b"]), h.make_node("Cast", ["b"], ["y"], to=T.UINT8)],
+        [_const("z", np.float32(0)), h.make_node("GreaterOrEqual", ["x", "z"], ["b"]),
+         h.make_node("Cast", ["b"], ["y"], to=T.UINT8)],
         OPSETS[:1],
     ),
     h.make_function(
         DOMAIN, "PadShortcut", ["x"], ["y"],
         [_const("starts", [0, 0]), _const("ends", [2**31, 2**31]), _const("axes", [2, 3]),
-         _ref(h.make_node("Constant", [], ["s"]), value_ints="steps"), _ref(h.make_node("Constant", [], ["p"]), value_ints="pads"),
+         _ref(h.make_node("Constant", [], ["s"]), value_ints="steps"),
+         _ref(h.make_node("Constant", [], ["p"]), value_ints="pads"),
          h.make_node("Slice", ["x", "starts", "ends", "axes", "s"], ["c"]), h.make_node("Pad", ["c", "p"], ["y"])],
         OPSETS[:1], attributes=["steps", "pads"],
     ),
@@ -129,7 +135,10 @@ class Builder:
         if unit:
             return [self.init(np.ones((o, 1, 1), np.float32), "scale"), self.init(np.zeros((o, 1, 1), np.float32), "bias")]
         scale = self.rng.uniform(0.5, 1.5, (o, 1, 1)) / spread
-        return [self.init(scale.astype(np.float32), "scale"), self.init(self.rng.normal(0.3, 0.5, (o, 1, 1)).astype(np.float32), "bias")]
+        return [
+            self.init(scale.astype(np.float32), "scale"),
+            self.init(self.rng.normal(0.3, 0.5, (o, 1, 1)).astype(np.float32), "bias"),
+        ]
 
     def _out(self, source, o, kh, kw, strides, pads):
         _, height, width = self.shapes[source]
@@ -140,7 +149,12 @@ class Builder:
         pads = [k // 2 if pad is None else pad] * 4
         weight = self.rng.integers(-64, 65, (o, c, k, k)).astype(np.int8)
         y = self.name("stem")
-        inputs = ["input", self.init(weight, "weight"), self.init(np.uint8(zero_point), "zero"), *self._factors(o, 2000 * k, False)]
+        inputs = [
+            "input",
+            self.init(weight, "weight"),
+            self.init(np.uint8(zero_point), "zero"),
+            *self._factors(o, 2000 * k, False),
+        ]
         self.nodes.append(h.make_node("PixelConv", inputs, [y], name=y, domain=DOMAIN, strides=[stride, stride], pads=pads))
         self.shapes[y] = self._out("input", o, k, k, (stride, stride), pads)
         return y

@@ -1,4 +1,4 @@
-"""One layer over all shapes: accumulators, features and codes equal onnxruntime's for every word width, kernel, stride and width."""
+"""One layer over all shapes: features and codes equal onnxruntime's for every word width, kernel, stride and width."""
 
 import pytest
 from hypothesis import HealthCheck, given, settings

@@ -3,10 +3,9 @@
 import numpy as np
 import onnx
 import pytest
+from bitplane.runtime import InferenceSession, ModelError
 from onnx import helper as h
 from onnx import numpy_helper as nh
-
-from bitplane.runtime import InferenceSession, ModelError
 
 
 def initializer(model, node, index):
@@ -122,7 +121,7 @@ CASES = {
     "unknown version": (lambda m: set_meta(m, format_version="2"), "format version '2' is unknown"),
     "wrong hash": (lambda m: set_meta(m, planes_sha256="0" * 64), "the weights were altered"),
     "altered plane": (edit("TernaryConv", 2, lambda p: p | 1), "the weights were altered"),
-    "no bitplane domain": (no_domain, "domain 'bitplane' has version None"),
+    "no bitplane domain": (no_domain, "domain 'bitplane' is not used: this is a plain ONNX model"),
     "unknown operator": (rename_op("TernaryConv", "FiveConv"), "operator 'bitplane.FiveConv' is not part of"),
     "unknown ONNX operator": (rename_op("Relu", "Elu"), "operator 'Elu' is not part of"),
     "plane of another shape": (edit("TernaryConv", 1, lambda p: p[:, :-1]), "expected [16, 18]"),
@@ -152,7 +151,10 @@ CASES = {
     "Gemm of other channels": (edit("Gemm", 1, lambda w: w[:, 1:]), "expected [classes, 16]"),
     "Gemm bias": (edit("Gemm", 2, lambda b: b[1:]), "expected [10]"),
     "shortcut pads": (attribute("PadShortcut", "pads", [0, 0, 1, 0, 0, 16, 0, 0]), "pads only on channels"),
-    "features where codes belong": (lambda m: rename_input("TernaryConv", 0, node_of(m, "PixelConv").output[0])(m), "expected codes"),
+    "features where codes belong": (
+        lambda m: rename_input("TernaryConv", 0, node_of(m, "PixelConv").output[0])(m),
+        "expected codes",
+    ),
     "pixels where features belong": (rename_input("Relu", 0, "input"), "holds pixels, expected features"),
     "missing value": (rename_input("Relu", 0, "nowhere"), "'nowhere' is not made by an earlier node"),
     "missing initializer": (rename_input("TernaryConv", 1, "nowhere"), "'nowhere' is not an initializer"),
@@ -164,7 +166,10 @@ CASES = {
     "float input": (float_input, "is not uint8"),
     "other input name": (other_input, "expected ['input']"),
     "other output name": (other_output, "expected ['logits']"),
-    "Gemm of unflattened": (lambda m: rename_input("Gemm", 0, node_of(m, "GlobalAveragePool").output[0])(m), "not the output of Flatten"),
+    "Gemm of unflattened": (
+        lambda m: rename_input("Gemm", 0, node_of(m, "GlobalAveragePool").output[0])(m),
+        "not the output of Flatten",
+    ),
 }
 
 
