@@ -1,0 +1,179 @@
+"""Runs on disk: safetensors and JSON only, every folder complete or absent.
+
+    RUN/config.json                      TrainConfig
+    RUN/log.jsonl                        one object an epoch
+    RUN/checkpoints/epoch-0007/          model.safetensors, optimizer.safetensors, state.json: what resuming needs
+    RUN/final/                           model.safetensors (weights exactly in the level set), result.json: what export reads
+
+A folder is written under a temporary name, synced and renamed; only then are older ones removed.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from bitplane.train.config import OptimizerConfig, TrainConfig
+from bitplane.train.data import DataConfig
+from bitplane.train.errors import CheckpointError
+from bitplane.train.models import ModelConfig, ResNet, build_model
+
+
+def write_folder(path: Path, tensors: dict[str, dict[str, Tensor]], documents: dict[str, Any]) -> None:
+    """Write a folder of safetensors and JSON files atomically, replacing an old one.
+
+    Args:
+        path: the folder.
+        tensors: file stem to named tensors.
+        documents: file stem to a JSON value.
+
+    Raises:
+        CheckpointError: the disk is full or not writable; nothing half written stays.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        for stem, values in tensors.items():
+            save_file({k: v.detach().cpu().contiguous() for k, v in values.items()}, temporary / f"{stem}.safetensors")
+        for stem, value in documents.items():
+            (temporary / f"{stem}.json").write_text(json.dumps(value, indent=1) + "\n")
+        for file in [*temporary.iterdir(), temporary]:
+            _sync(file)
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.rename(path)
+        _sync(path.parent)
+    except (OSError, SafetensorError) as e:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise CheckpointError(f"{path}: cannot be written ({e}); free some space or choose another folder") from e
+
+
+def save_checkpoint(run: Path, epoch: int, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any], keep: int) -> None:
+    """Save the state after `epoch` epochs and prune all but the newest `keep`."""
+    folder = run / "checkpoints"
+    write_folder(folder / f"epoch-{epoch:04d}", {"model": model, "optimizer": optimizer}, {"state": state})
+    for old in sorted(folder.glob("epoch-*"))[:-keep]:
+        shutil.rmtree(old)
+
+
+def newest_checkpoint(run: Path) -> Path:
+    """The newest checkpoint of a run.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    found = sorted((run / "checkpoints").glob("epoch-*"))
+    if not found:
+        raise CheckpointError(f"{run}: no checkpoint to resume from; start the run without --resume")
+    return found[-1]
+
+
+def write_config(run: Path, config: TrainConfig) -> None:
+    """Store a run's configuration."""
+    temporary = run / ".config.json.tmp"
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(asdict(config), indent=1) + "\n")
+        _sync(temporary)
+        temporary.rename(run / "config.json")
+    except OSError as e:
+        temporary.unlink(missing_ok=True)
+        raise CheckpointError(f"{run}: cannot be written ({e}); free some space or choose another folder") from e
+
+
+def read_config(run: Path) -> TrainConfig:
+    """Read a run's configuration.
+
+    Raises:
+        CheckpointError: missing or damaged.
+    """
+    values = read_json(run / "config.json")
+    try:
+        return TrainConfig(
+            model=ModelConfig(**values.pop("model")),
+            data=DataConfig(**values.pop("data")),
+            optimizer=OptimizerConfig(**values.pop("optimizer")),
+            **values,
+        )
+    except (TypeError, KeyError, AttributeError) as e:
+        raise CheckpointError(f"{run / 'config.json'}: not the configuration of a bitplane run ({e})") from e
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of a run."""
+    try:
+        return json.loads(path.read_text())
+    except OSError as e:
+        raise CheckpointError(f"{path}: missing or unreadable; is {path.parent} a run of `bitplane train`, and finished?") from e
+    except ValueError as e:
+        raise CheckpointError(f"{path}: damaged JSON ({e}); restore the file or train again") from e
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file of a run."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as e:
+        raise CheckpointError(f"{path}: missing or damaged ({e}); resume or train the run again") from e
+
+
+def load_weights(model: ResNet, path: Path, *, lenient: bool = False) -> list[str]:
+    """Load a state dictionary.
+
+    Args:
+        model: the network; level scales and learned steps absent from the file are left alone if `lenient`.
+        path: a model.safetensors.
+        lenient: accept a network of the same shape with other levels or activations (for fine-tuning).
+
+    Returns:
+        Names of the model's tensors that the file did not have.
+
+    Raises:
+        CheckpointError: the file belongs to another model.
+    """
+    values, own = read_tensors(path), model.state_dict()
+    extra = ("level_scale", ".step", ".started", "input.zero_point", "input.scale")
+    wrong = [k for k in own.keys() & values.keys() if own[k].shape != values[k].shape and not (lenient and k.endswith(extra))]
+    missing = [k for k in own.keys() ^ values.keys() if not (lenient and k.endswith(extra))]
+    if wrong or missing:
+        k = sorted(wrong + missing)[0]
+        had = list(values[k].shape) if k in values else "absent"
+        want = list(own[k].shape) if k in own else "absent"
+        raise CheckpointError(f"{path}: belongs to another model: `{k}` is {had} there and {want} in {model.config.model}")
+    usable = {k: v for k, v in values.items() if k in own and own[k].shape == v.shape}
+    model.load_state_dict(usable, strict=False)
+    return sorted(own.keys() - usable.keys())
+
+
+def load_final(run: Path) -> tuple[ResNet, TrainConfig, dict[str, Any]]:
+    """The finished network of a run in eval mode, its configuration, and its result.
+
+    Raises:
+        CheckpointError: the run is missing, unfinished, damaged, or of another model.
+    """
+    config = read_config(run)
+    result = read_json(run / "final" / "result.json")
+    model = build_model(config.model)
+    load_weights(model, run / "final" / "model.safetensors")
+    return model.eval(), config, result
+
+
+def with_data(config: TrainConfig, classes: int, channels: int, zero_point: int, pixel_scale: float) -> TrainConfig:
+    """The configuration with the model's fields that the data determine."""
+    model = replace(config.model, classes=classes, channels=channels, zero_point=zero_point, pixel_scale=pixel_scale)
+    return replace(config, model=model)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,59 @@
+"""The configuration of a training run: frozen dataclasses, stored as JSON beside the checkpoints."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from bitplane.train.data import DataConfig
+from bitplane.train.models import ModelConfig
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How weights move.
+
+    Attributes:
+        method: update rule: bc, pc, pq, rpc or ptq.
+        base: wrapped optimiser.
+        lr: peak learning rate.
+        momentum: of SGD (Nesterov).
+        weight_decay: on convolution and classifier weights (the latent ones where they are kept).
+        warmup: share of the steps over which the learning rate rises.
+        rho_0: first rho and varrho of the quantiser, in units of the level set.
+        soft: share of the steps before the quantiser becomes the projector.
+        clamp: latent weights stay within this multiple of the top level.
+    """
+
+    method: Literal["bc", "pc", "pq", "rpc", "ptq"] = "pc"
+    base: Literal["sgd", "adam"] = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    warmup: float = 0.1
+    rho_0: float = 0.01
+    soft: float = 0.75
+    clamp: float = 3.0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A whole run.
+
+    Attributes:
+        model: the network; classes, channels and normalisation come from the data.
+        data: the images.
+        optimizer: how weights move.
+        epochs: passes over the training images.
+        batch_size: images a process and step.
+        seed: of initialisation, order and augmentation.
+        mixed_precision: of the forward pass; weights, latents and statistics stay float32.
+        keep: checkpoints kept for resuming.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    epochs: int = 30
+    batch_size: int = 128
+    seed: int = 0
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    keep: int = 2
