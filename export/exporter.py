@@ -64,6 +64,7 @@ class ExportReport:
         max_logit_difference: largest absolute difference of a logit between the two.
         reference_top1_agreement: the same against PyTorch with the file's int8 stem and activation codes: rounding only.
         reference_max_logit_difference: the same.
+        reference_code_mismatch: largest share of a quantizer's codes that differ from that reference's.
         layers: the convolutions in order.
     """
 
@@ -74,6 +75,7 @@ class ExportReport:
     max_logit_difference: float
     reference_top1_agreement: float
     reference_max_logit_difference: float
+    reference_code_mismatch: float
     layers: tuple[LayerReport, ...]
 
 

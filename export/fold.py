@@ -21,6 +21,8 @@ from bitplane.train.activations import LearnedStep, Sign
 from bitplane.train.layers import LowBitConv2d, PixelInput
 
 SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)
+DEAD_BIAS = 1e-30
+"""Least magnitude of the bias of a dead channel whose weights cannot be zero: above any accumulator times `SMALLEST_NORMAL`."""
 LEVEL_TOLERANCE = 1e-3
 """Largest distance of a weight from its level, in units of the level set's integers."""
 
@@ -150,6 +152,9 @@ def _positive(name: str, integers: NDArray[np.int8], scale: Float64, bias: Float
     weight = np.where(negative[:, None, None, None], -integers, integers)
     if has_zero:
         weight[zero] = 0
+    else:
+        # Otherwise the accumulator would decide the sign of a dead channel whose bias is zero.
+        bias = np.where(zero & (np.abs(bias) < DEAD_BIAS), np.where(bias < 0, -DEAD_BIAS, DEAD_BIAS), bias)
     positive = np.where(zero, SMALLEST_NORMAL, np.abs(scale))
     return FoldedConv(
         weight.astype(np.int8),

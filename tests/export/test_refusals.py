@@ -5,10 +5,11 @@ import os
 from typing import Any, NoReturn
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
-from bitplane.export import ExportError, export_model, verify
+from bitplane.export import ExportError, export_model, exporter, verify
 
 
 @pytest.fixture
@@ -59,14 +60,46 @@ def test_a_missing_folder(network, tmp_path) -> None:
         export_model(network[0], {}, network[1], tmp_path / "missing" / "model.onnx")
 
 
-def test_logits_that_are_not_the_networks(network, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(verify, "run_onnxruntime", lambda _file, x: np.ones((len(x), 10), np.float32) * 9)
-    refused(network, tmp_path, "differ from PyTorch")
+@pytest.mark.parametrize("value", [0.1, np.nan])
+def test_logits_that_are_not_the_networks(network, tmp_path, monkeypatch, value: float) -> None:
+    run = verify.run_onnxruntime
+
+    def wrong(*arguments: Any) -> list[np.ndarray]:
+        logits, *codes = run(*arguments)
+        return [logits + np.float32(value), *codes]
+
+    monkeypatch.setattr(verify, "run_onnxruntime", wrong)
+    refused(network, tmp_path, "logits of the exported graph differ from PyTorch's")
 
 
-def test_logits_that_are_not_numbers(network, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(verify, "run_onnxruntime", lambda _file, x: np.full((len(x), 10), np.nan, np.float32))
-    refused(network, tmp_path, "differ from PyTorch")
+def test_codes_that_are_not_the_networks(network, tmp_path, monkeypatch) -> None:
+    run = verify.run_onnxruntime
+
+    def wrong(*arguments: Any) -> list[np.ndarray]:
+        logits, *codes = run(*arguments)
+        if codes:
+            codes[4] = np.minimum(codes[4] + np.uint8(1), 3)
+        return [logits, *codes]
+
+    monkeypatch.setattr(verify, "run_onnxruntime", wrong)
+    refused(network, tmp_path, r"% of the activation codes of layer1\.2\.quant1 differ")
+
+
+@pytest.mark.parametrize("ending", [".scale", ".bias", ".step", ".sign", ".mask", "conv1.weight"])
+def test_a_constant_that_is_not_the_networks(network, tmp_path, monkeypatch, ending: str) -> None:
+    """A graph built wrongly in one channel of one layer does not pass the self-check."""
+    build = exporter.build_graph
+
+    def wrong(*arguments: Any) -> tuple[onnx.ModelProto, str]:
+        file, digest = build(*arguments)
+        tensor = [t for t in file.graph.initializer if t.name.endswith(ending)][-1]
+        value = onnx.numpy_helper.to_array(tensor).copy()
+        value.flat[0] = value.flat[0] ^ 0xFF if value.dtype == np.uint8 else value.flat[0] * 2 + 1
+        tensor.CopyFrom(onnx.numpy_helper.from_array(value, tensor.name))
+        return file, digest
+
+    monkeypatch.setattr(exporter, "build_graph", wrong)
+    refused(network, tmp_path, "differ from PyTorch's")
 
 
 def test_a_graph_that_onnxruntime_refuses(network, tmp_path, monkeypatch) -> None:
