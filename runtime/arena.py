@@ -113,7 +113,7 @@ class FeaturesLayout:
 
 @dataclass
 class Arena:
-    """Places buffers; `reuse=False` gives each its own memory, so that all can be read after a run. `fills` are set at creation."""
+    """Places buffers; `reuse=False` gives each its own memory, so that all can be read. `fills` are set at creation."""
 
     reuse: bool = True
     size: int = 0

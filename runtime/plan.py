@@ -113,12 +113,17 @@ class _Planner:
         self.zeros = self.arena.reserve(widest * 4)
         self.scratch = self.arena.reserve(self.threads * self._scratch_bytes())
         for i, step in enumerate(self.steps):
+            dying = {name for name in (*step.reads, *step.writes) if last.get(name, i) <= i}
             for name in step.writes:
-                self._take(name)
+                if name == step.stored and step.residual in dying and self.reuse:
+                    # Each vector of the residual is read just before its sum is written: half the memory traffic.
+                    self.features[name] = self.features[step.residual]
+                    dying.discard(step.residual)
+                else:
+                    self._take(name)
             self._emit(step)
-            for name in {*step.reads, *step.writes}:
-                if last.get(name, i) <= i:
-                    self._give(name)
+            for name in sorted(dying):
+                self._give(name)
         block = self.constants.bytes()
         constants = aligned_zeros(block.size)
         constants[:] = block

@@ -3,8 +3,12 @@
 import numba
 from bitplane.runtime.kernels import fields as f
 from bitplane.runtime.kernels.conv import share
-from bitplane.runtime.kernels.intrinsics import bytes_at
+from bitplane.runtime.kernels.intrinsics import bytes_at, interleave
 from bitplane.runtime.kernels.options import INNER
+
+
+PIXELS = 16
+"""Pixels that `interleave` handles at once; the last ones of a row overlap those before."""
 
 
 @numba.njit(**INNER)
@@ -16,11 +20,12 @@ def run_image(steps, i, arena, image, part, parts) -> None:  # noqa: ANN001
     begin, end = share(height, part, parts)
     for y in range(begin, end):
         out = bytes_at(arena + steps[i, f.CODES] + y * steps[i, f.CODES_ROW], width * channels)
-        if channels == 3:
-            for x in range(width):
-                out[3 * x] = source[y * width + x]
-                out[3 * x + 1] = source[area + y * width + x]
-                out[3 * x + 2] = source[2 * area + y * width + x]
+        if channels == 3 and width >= PIXELS:
+            x = 0
+            while x < width:
+                at = min(x, width - PIXELS)
+                interleave(arena + steps[i, f.CODES] + y * steps[i, f.CODES_ROW] + 3 * at, image + y * width + at, area)
+                x += PIXELS
         else:
             for c in range(channels):
                 for x in range(width):

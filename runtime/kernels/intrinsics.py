@@ -4,6 +4,7 @@ Only generic vector IR, so that LLVM lowers it for any machine; the byte dot pro
 (AVX-512 VNNI) where the host has it.
 """
 
+import math
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -131,6 +132,68 @@ def floats(address: int, count: int) -> Any:
 def bytes_at(address: int, count: int) -> Any:
     """The `count` uint8 at an address, as an array."""
     return carray(_pointer(address, numba.uint8), count)
+
+
+@intrinsic
+def move_vector(typingctx: Any, target: Any, source: Any) -> Any:  # noqa: ARG001
+    """Copy 16 float32."""
+
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:  # noqa: ARG001
+        store(b, load(b, args[1], F32X16, 4), args[0], 4)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp), codegen
+
+
+@intrinsic
+def zero_vector(typingctx: Any, target: Any) -> Any:  # noqa: ARG001
+    """Clear 16 float32."""
+
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:  # noqa: ARG001
+        store(b, constant(F32X16, 0.0), args[0], 4)
+        return context.get_dummy_value()
+
+    return types.void(types.intp), codegen
+
+
+@intrinsic
+def max_window(typingctx: Any, target: Any, source: Any, rows: Any, row: Any, columns: Any, column: Any) -> Any:  # noqa: ARG001
+    """Largest of rows x columns vectors of 16 float32, `row` and `column` bytes apart."""
+
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:  # noqa: ARG001
+        target, source, rows, row, columns, column = args
+        slot = cgutils.alloca_once(b, F32X16)
+        b.store(constant(F32X16, -math.inf), slot)
+        with cgutils.for_range(b, rows, intp=I64) as y:
+            start = b.add(source, b.mul(y.index, row))
+            with cgutils.for_range(b, columns, intp=I64) as x:
+                value, best = load(b, b.add(start, b.mul(x.index, column)), F32X16, 4), b.load(slot)
+                b.store(b.select(b.fcmp_ordered(">", value, best), value, best), slot)
+        store(b, b.load(slot), target, 4)
+        return context.get_dummy_value()
+
+    return types.void(*[types.intp] * 6), codegen
+
+
+@intrinsic
+def interleave(typingctx: Any, target: Any, source: Any, channel: Any) -> Any:  # noqa: ARG001
+    """16 pixels of 3 channels, `channel` bytes apart, to 48 bytes, channels fastest."""
+
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:  # noqa: ARG001
+        target, source, channel = args
+        narrow = ir.VectorType(I8, 16)
+        first, second, third = (load(b, b.add(source, b.mul(channel, i64(c))), narrow, 1) for c in range(3))
+
+        def shuffle(x: Any, y: Any, lanes: list[int]) -> Any:
+            return b.shuffle_vector(x, y, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
+
+        pair = shuffle(first, second, list(range(32)))
+        rest = shuffle(third, third, list(range(16)) * 2)
+        pixels = shuffle(pair, rest, [c * 16 + x for x in range(16) for c in range(3)])
+        store(b, pixels, target, 1)
+        return context.get_dummy_value()
+
+    return types.void(*[types.intp] * 3), codegen
 
 
 @intrinsic

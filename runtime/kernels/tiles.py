@@ -65,6 +65,7 @@ class Tile:
 
 
 def _popcount_tiles(kind: Kind) -> list[Tile]:
+    # Unrolled taps gain 20 % with 16-bit words and lose up to 30 % with 32 and 64: hoisted weights then spill accumulators.
     return [
         Tile(kind, 16, 16, 8, 1, 3),
         Tile(kind, 16, 16, 8, 1),
@@ -72,7 +73,6 @@ def _popcount_tiles(kind: Kind) -> list[Tile]:
         Tile(kind, 16, 32, 8, 1, 3),
         Tile(kind, 16, 32, 8, 1),
         Tile(kind, 16, 32, 1, 1),
-        Tile(kind, 32, 16, 8, 2, 3),
         Tile(kind, 32, 16, 4, 2),
         Tile(kind, 32, 16, 1, 2),
         Tile(kind, 32, 16, 4, 1),
