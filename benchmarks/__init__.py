@@ -1,0 +1,1 @@
+"""Benchmarks: latency against accuracy of packed files and their peers, interleaved in one run."""

@@ -1,0 +1,49 @@
+"""Measuring: contestants take turns in short rounds, so that a busy moment of the machine hits all of them."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Statistics over all calls, in milliseconds."""
+
+    median: float
+    average: float
+    minimum: float
+    maximum: float
+    p90: float
+    calls: int
+
+
+def interleaved(contestants: Mapping[str, Callable[[], object]], rounds: int = 30, seconds: float = 0.01) -> dict[str, Latency]:
+    """Time callables in turns.
+
+    Args:
+        contestants: name to callable.
+        rounds: turns each gets; the first is warm-up and left out.
+        seconds: length of a turn.
+
+    Returns:
+        Name to statistics.
+    """
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for turn in range(rounds + 1):
+        for name, call in contestants.items():
+            end = time.perf_counter() + seconds
+            while True:
+                t = time.perf_counter()
+                call()
+                now = time.perf_counter()
+                if turn:
+                    times[name].append(now - t)
+                if now >= end:
+                    break
+    return {name: _latency(np.array(t) * 1e3) for name, t in times.items()}
+
+
+def _latency(t: np.ndarray) -> Latency:
+    return Latency(*(float(f(t)) for f in (np.median, np.mean, np.min, np.max)), float(np.percentile(t, 90)), len(t))

@@ -1,0 +1,1 @@
+"""The engines beside which a packed file is measured, one a module."""

@@ -1,0 +1,45 @@
+"""The command line: `bitplane demo | train | export | eval | predict | bench | inspect`."""
+
+import importlib
+import sys
+
+import tyro
+
+from bitplane.cli import commands
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; a user's mistake is one line on standard error and exit code 2."""
+    table = {
+        "demo": commands.demo,
+        "train": commands.train,
+        "export": commands.export,
+        "eval": commands.evaluate,
+        "predict": commands.predict,
+        "bench": commands.bench,
+        "inspect": commands.inspect,
+    }
+    try:
+        tyro.extras.subcommand_cli_from_dict(table, prog="bitplane", args=argv, description="Low-bit ResNets on the CPU.")
+    except KeyboardInterrupt:
+        return 130
+    except commands.UsageError as e:
+        print(f"bitplane: {e}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as e:
+        extra = "bench" if (e.name or "").startswith("matplotlib") else "train"
+        print(f"bitplane: this command needs `{e.name}`: pip install 'bitplane[{extra}]'", file=sys.stderr)
+        return 2
+    except Exception as e:
+        if not _expected(e):
+            raise
+        print(f"bitplane: {' '.join(str(e).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _expected(error: Exception) -> bool:
+    # Only rooms that are loaded can have raised: no room is imported for this.
+    names = (("runtime", "BitplaneError"), ("train.errors", "BitplaneError"), ("export", "ExportError"))
+    loaded = [(f"bitplane.{m}", c) for m, c in names if f"bitplane.{m}" in sys.modules]
+    return any(isinstance(error, getattr(importlib.import_module(m), c)) for m, c in loaded)

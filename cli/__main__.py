@@ -1,0 +1,7 @@
+"""`python -m bitplane.cli`."""
+
+import sys
+
+from bitplane.cli import main
+
+sys.exit(main())

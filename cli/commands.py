@@ -1,0 +1,301 @@
+"""The commands; each imports the rooms it needs when it runs."""
+
+import json as json_module
+import os
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from tyro.conf import Positional, arg
+
+
+class UsageError(Exception):
+    """An argument that cannot be used."""
+
+
+def train(
+    output: Path,
+    data: str = "digits",
+    model: str = "resnet20",
+    weights: Literal["binary", "ternary", "quaternary", "float"] = "ternary",
+    activations: Literal[32, 8, 4, 2, 1] = 2,
+    method: Literal["bc", "pc", "pq", "rpc", "ptq"] = "pc",
+    epochs: int = 30,
+    batch_size: int = 128,
+    lr: float = 0.1,
+    weight_decay: float = 1e-4,
+    base: Literal["sgd", "adam"] = "sgd",
+    rho_0: float = 0.01,
+    scale: Literal["none", "layer", "channel"] = "channel",
+    shortcut: Literal["A", "B", "default"] = "default",
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no",
+    seed: int = 0,
+    data_dir: str = "data",
+    download: bool = False,
+    size: int = 0,
+    init: Path | None = None,
+    resume: bool = False,
+    json: Path | None = None,
+) -> None:
+    """Train a network into the folder OUTPUT (under `accelerate launch -m bitplane.cli train ...` for several devices).
+
+    Args:
+        output: folder of the run.
+        data: digits, cifar10, cifar100, or a folder train/<class>/* and test/<class>/*.
+        model: resnet20, 32, 44, 56, 110 (32x32 images) or resnet18, 34, 50.
+        weights: level set of the convolutions.
+        activations: bits of the activations.
+        method: update rule.
+        epochs: passes over the training images.
+        batch_size: images a process and step.
+        lr: peak learning rate.
+        weight_decay: on weights.
+        base: optimiser that the rule wraps.
+        rho_0: first sharpness of the quantiser.
+        scale: factor of the level set; "none" is the paper's fixed set.
+        shortcut: He et al.'s A (pad) or B (1x1 convolution).
+        mixed_precision: of the forward pass.
+        seed: seed.
+        data_dir: where CIFAR is.
+        download: fetch CIFAR if it is missing.
+        size: resize a folder's images to this side.
+        init: start from the weights of this finished run.
+        resume: go on with OUTPUT from its newest checkpoint, by its stored configuration.
+        json: write the result to this file.
+    """
+    from bitplane.train.config import OptimizerConfig, TrainConfig
+    from bitplane.train.data import DataConfig
+    from bitplane.train.loop import train as run_training
+    from bitplane.train.models import ARCHITECTURES, ModelConfig
+
+    if model not in ARCHITECTURES:
+        raise UsageError(f"--model {model} is unknown; choose one of {', '.join(ARCHITECTURES)}")
+    config = TrainConfig(
+        model=ModelConfig(model=model, weights=weights, activations=activations, shortcut=shortcut, scale=scale),
+        data=DataConfig(data, data_dir, download, size),
+        optimizer=OptimizerConfig(method=method, base=base, lr=lr, weight_decay=weight_decay, rho_0=rho_0),
+        epochs=epochs,
+        batch_size=batch_size,
+        seed=seed,
+        mixed_precision=mixed_precision,
+    )
+    _write_json(json, run_training(config, output, resume=resume, init=init))
+
+
+def export(run: Positional[Path], output: Annotated[Path, arg(aliases=["-o"])], json: Path | None = None) -> None:
+    """Export the finished run RUN to one ONNX file.
+
+    Args:
+        run: folder of a finished run.
+        output: the file to write.
+        json: write the report to this file.
+    """
+    from bitplane.export import export_run
+
+    report = export_run(run, output)
+    print(
+        f"{report.path}: {report.bytes} bytes; onnxruntime agrees with PyTorch on {100 * report.top1_agreement:.2f} % of "
+        f"{report.samples} images, largest logit difference {report.max_logit_difference:.3g}"
+    )
+    _write_json(json, asdict(report))
+
+
+def evaluate(
+    model: Positional[Path],
+    data: str = "digits",
+    engine: Literal["bitplane", "onnxruntime"] = "bitplane",
+    data_dir: str = "data",
+    size: int = 0,
+    json: Path | None = None,
+) -> None:
+    """Measure the accuracy of a file on the test split of a data set.
+
+    Args:
+        model: a packed file (or, with onnxruntime, a float one).
+        data: as in `train`.
+        engine: what runs it.
+        data_dir: where CIFAR is.
+        size: resize a folder's images to this side.
+        json: write the result to this file.
+    """
+    from bitplane.benchmarks.study import accuracy
+    from bitplane.train.data import DataConfig, load_data
+
+    session = _session(model, engine)
+    test = load_data(DataConfig(data, data_dir, size=size)).test
+    top1 = accuracy(lambda x: session.run(None, {"input": x})[0], test.images.numpy(), test.labels.numpy())
+    print(f"{model}: top-1 {100 * top1:.2f} % on {len(test.labels)} images ({engine})")
+    _write_json(json, {"top1": top1, "images": len(test.labels), "engine": engine})
+
+
+def predict(model: Positional[Path], images: Positional[tuple[Path, ...]], json: Path | None = None) -> None:
+    """Classify image files.
+
+    Args:
+        model: a packed file.
+        images: image files.
+        json: write the result to this file.
+    """
+    session = _session(model, "bitplane")
+    meta = session.get_modelmeta().custom_metadata_map
+    classes, form = json_module.loads(meta["bitplane.classes"]), json_module.loads(meta["bitplane.input"])
+    results = []
+    for path in images:
+        logits = session.run(None, {"input": _read_image(path, form)[None]})[0][0].astype(np.float64)
+        p = np.exp(logits - logits.max())
+        p /= p.sum()
+        top = p.argsort()[::-1][:3]
+        print(f"{path}: " + ", ".join(f"{classes[i]} {100 * p[i]:.1f} %" for i in top))
+        results.append({"image": str(path), "top": [{"class": classes[i], "probability": float(p[i])} for i in top]})
+    _write_json(json, results)
+
+
+def inspect(model: Positional[Path], json: Path | None = None) -> None:
+    """Show what a packed file holds and which kernel runs each layer.
+
+    Args:
+        model: a packed file.
+        json: write it to this file.
+    """
+    session = _session(model, "bitplane")
+    meta, kernels = dict(session.get_modelmeta().custom_metadata_map), session.kernels()
+    for key, value in sorted(meta.items()):
+        print(f"{key.removeprefix('bitplane.'):20} {value}")
+    for layer, kernel in kernels.items():
+        print(f"  {layer:28} {kernel}")
+    _write_json(json, {"metadata": meta, "kernels": kernels})
+
+
+def bench(
+    models: Positional[tuple[Path, ...]] = (),
+    kernels: bool = False,
+    float_model: Path | None = None,
+    data: str | None = None,
+    data_dir: str = "data",
+    threads: tuple[int, ...] = (),
+    batch: int = 1,
+    json: Path | None = None,
+    plot: Path | None = None,
+) -> None:
+    """Measure latency and accuracy of packed files beside their float twin in onnxruntime (float32 and int8).
+
+    Args:
+        models: packed files.
+        kernels: measure the popcount kernels instead, beside a register-only loop.
+        float_model: float32 ONNX file of the same architecture, `bitplane export` of a run with --weights float.
+        data: data set for accuracy and calibration, as in `train`; without it, latency on random images only.
+        data_dir: where CIFAR is.
+        threads: thread counts; default: one and all.
+        batch: images a call.
+        json: write everything to this file.
+        plot: draw accuracy over latency into this image.
+    """
+    if kernels:
+        from bitplane.benchmarks.roofline import measure_kernels
+
+        rows = measure_kernels()
+        for r in rows:
+            print(f"{r['layer']:34} {r['us']:8.2f} us {r['gmacs']:8.0f} G multiply-adds/s {100 * r['of_limit']:5.1f} % of the register loop")
+        return _write_json(json, rows)
+    if not models:
+        raise UsageError("bench needs at least one packed file, or --kernels")
+    from bitplane.benchmarks.study import compare, document, table
+    from bitplane.benchmarks.study import plot as draw
+
+    form = json_module.loads(_session(models[0], "bitplane").get_modelmeta().custom_metadata_map["bitplane.input"])
+    test = None
+    images = np.random.default_rng(0).integers(0, 256, (64, form["channels"], *form["size"]), dtype=np.uint8)
+    if data is not None:
+        from bitplane.train.data import DataConfig, load_data
+
+        loaded = load_data(DataConfig(data, data_dir))
+        images = loaded.train.images[:64].numpy()
+        test = (loaded.test.images.numpy(), loaded.test.labels.numpy())
+    counts = threads or tuple(sorted({1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1}))
+    rows, chosen = compare([str(m) for m in models], str(float_model) if float_model else None, images, test, counts, batch)
+    print(table(rows))
+    for name, layers in chosen.items():
+        print(f"\nkernels of {name}")
+        for layer, kernel in layers.items():
+            print(f"  {layer:28} {kernel}")
+    _write_json(json, document(rows, chosen))
+    if plot:
+        draw(rows, str(plot))
+    return None
+
+
+def demo(output: Path | None = None, epochs: int = 30, json: Path | None = None) -> None:
+    """Train a float and a ternary ResNet-20 on scikit-learn's digits, export both, check, and compare them.
+
+    Args:
+        output: folder for runs and files; default: a new temporary one.
+        epochs: epochs of each of the two.
+        json: write the comparison to this file.
+    """
+    from bitplane.benchmarks.study import compare, document, table
+    from bitplane.export import export_run
+    from bitplane.train.config import OptimizerConfig, TrainConfig
+    from bitplane.train.data import DataConfig, load_data
+    from bitplane.train.loop import train as run_training
+    from bitplane.train.models import ModelConfig
+
+    start = time.perf_counter()
+    folder = output or Path(tempfile.mkdtemp(prefix="bitplane-demo-"))
+    files = {}
+    for name, model in {
+        "float": ModelConfig(weights="float", activations=32),
+        "ternary": ModelConfig(weights="ternary", activations=2),
+    }.items():
+        print(f"training {name} ({epochs} epochs)")
+        run_training(TrainConfig(model=model, optimizer=OptimizerConfig(), epochs=epochs, batch_size=64), folder / name)
+        report = export_run(folder / name, folder / f"{name}.onnx")
+        files[name] = report.path
+        print(f"{report.path}: {report.bytes} bytes, agrees with PyTorch on {100 * report.top1_agreement:.1f} % of {report.samples} images")
+    data = load_data(DataConfig())
+    test = (data.test.images.numpy(), data.test.labels.numpy())
+    rows, kernels = compare([files["ternary"]], files["float"], data.train.images[:64].numpy(), test, (1,))
+    print(table(rows))
+    print(f"{time.perf_counter() - start:.0f} s; everything is in {folder}; next: bitplane inspect {files['ternary']}")
+    _write_json(json, document(rows, kernels))
+
+
+def _session(model: Path, engine: str) -> Any:
+    if engine == "onnxruntime":
+        from bitplane.benchmarks.peers.ort import session
+
+        if not model.is_file():
+            raise UsageError(f"{model}: no such file")
+        return session(str(model), 0)
+    from bitplane.runtime import InferenceSession
+
+    return InferenceSession(str(model))
+
+
+def _read_image(path: Path, form: dict[str, Any]) -> np.ndarray:
+    from PIL import Image, UnidentifiedImageError
+
+    height, width = form["size"]
+    try:
+        with Image.open(path) as image:
+            x = np.asarray(image.convert("L" if form["channels"] == 1 else "RGB").resize((width, height)), dtype=np.uint8)
+    except (OSError, UnidentifiedImageError, ValueError) as e:
+        raise UsageError(f"{path}: not a readable image ({e}); give a PNG, JPEG or similar file") from e
+    return x.reshape(height, width, -1).transpose(2, 0, 1).copy()
+
+
+def _write_json(path: Path | None, value: Any) -> None:
+    if path is None:
+        return
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("w") as f:
+            f.write(json_module.dumps(value, indent=1) + "\n")
+            f.flush()
+            os.fsync(f.fileno())
+        temporary.replace(path)
+    except OSError as e:
+        temporary.unlink(missing_ok=True)
+        raise UsageError(f"{path}: cannot be written ({e})") from e
