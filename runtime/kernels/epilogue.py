@@ -130,7 +130,7 @@ def _row(
                 switch.add_case(i64(source_kind * len(f.QUANTS) + quant_kind), block)
                 b.position_at_end(block)
                 emit = partial(_emit_row_function, source_kind, quant_kind)
-                v.emit_call(b, f"bitplane_epilogue_{source_kind}_{quant_kind}", list(args[1:]), emit)
+                v.emit_call(b, f"bitplane_epilogue_{source_kind}_{quant_kind}", list(args[1:]), emit, compact=True)
                 b.branch(done)
         b.position_at_end(done)
         return context.get_dummy_value()

@@ -6,7 +6,6 @@ from bitplane.runtime.kernels.conv import share
 from bitplane.runtime.kernels.intrinsics import bytes_at, interleave
 from bitplane.runtime.kernels.options import INNER
 
-
 PIXELS = 16
 """Pixels that `interleave` handles at once; the last ones of a row overlap those before."""
 

@@ -93,12 +93,14 @@ def dot_bytes(b: Any, acc: Any, pixels: Any, weights: Any) -> Any:
     return acc
 
 
-def emit_call(b: Any, name: str, arguments: list[Any], emit: Callable[[Any, list[Any]], None]) -> None:
+def emit_call(b: Any, name: str, arguments: list[Any], emit: Callable[[Any, list[Any]], None], compact: bool = False) -> None:
     """Call a function of 64-bit integers that `emit` writes into the module on first use.
 
     Each kernel variant is an LLVM function of its own: registers are allocated for it alone, and LLVM's time stays linear in
     the number of variants (one Numba function each took 83 s to compile instead of 11 s: Numba optimizes a function again
     in each of its callers).
+
+    `compact` keeps LLVM from unrolling a loop of several pointers, whose copies would not fit the integer registers.
     """
     kind = ir.FunctionType(ir.VoidType(), [I64] * len(arguments))
     function = b.module.globals.get(name)
@@ -106,6 +108,8 @@ def emit_call(b: Any, name: str, arguments: list[Any], emit: Callable[[Any, list
         function = ir.Function(b.module, kind, name)
         function.linkage = "internal"
         function.attributes.add("noinline")
+        if compact:
+            function.attributes.add("optsize")
         inner = ir.IRBuilder(function.append_basic_block("entry"))
         emit(inner, list(function.args))
         inner.ret_void()
@@ -135,10 +139,10 @@ def bytes_at(address: int, count: int) -> Any:
 
 
 @intrinsic
-def move_vector(typingctx: Any, target: Any, source: Any) -> Any:  # noqa: ARG001
+def move_vector(typingctx: Any, target: Any, source: Any) -> Any:
     """Copy 16 float32."""
 
-    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:  # noqa: ARG001
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
         store(b, load(b, args[1], F32X16, 4), args[0], 4)
         return context.get_dummy_value()
 
@@ -146,10 +150,10 @@ def move_vector(typingctx: Any, target: Any, source: Any) -> Any:  # noqa: ARG00
 
 
 @intrinsic
-def zero_vector(typingctx: Any, target: Any) -> Any:  # noqa: ARG001
+def zero_vector(typingctx: Any, target: Any) -> Any:
     """Clear 16 float32."""
 
-    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:  # noqa: ARG001
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
         store(b, constant(F32X16, 0.0), args[0], 4)
         return context.get_dummy_value()
 
@@ -157,10 +161,10 @@ def zero_vector(typingctx: Any, target: Any) -> Any:  # noqa: ARG001
 
 
 @intrinsic
-def max_window(typingctx: Any, target: Any, source: Any, rows: Any, row: Any, columns: Any, column: Any) -> Any:  # noqa: ARG001
+def max_window(typingctx: Any, target: Any, source: Any, rows: Any, row: Any, columns: Any, column: Any) -> Any:
     """Largest of rows x columns vectors of 16 float32, `row` and `column` bytes apart."""
 
-    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:  # noqa: ARG001
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
         target, source, rows, row, columns, column = args
         slot = cgutils.alloca_once(b, F32X16)
         b.store(constant(F32X16, -math.inf), slot)
@@ -176,10 +180,10 @@ def max_window(typingctx: Any, target: Any, source: Any, rows: Any, row: Any, co
 
 
 @intrinsic
-def interleave(typingctx: Any, target: Any, source: Any, channel: Any) -> Any:  # noqa: ARG001
+def interleave(typingctx: Any, target: Any, source: Any, channel: Any) -> Any:
     """16 pixels of 3 channels, `channel` bytes apart, to 48 bytes, channels fastest."""
 
-    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:  # noqa: ARG001
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
         target, source, channel = args
         narrow = ir.VectorType(I8, 16)
         first, second, third = (load(b, b.add(source, b.mul(channel, i64(c))), narrow, 1) for c in range(3))

@@ -1,0 +1,94 @@
+"""Every operator in plain NumPy, by FORMAT.md's definitions: the oracle of the kernels, and their readable meaning.
+
+One image, channels first. Integers are int64, features float32 with each operation rounded once.
+"""
+
+import numpy as np
+from bitplane.runtime import format as fmt
+from bitplane.runtime.model import Add, Classifier, Conv, MaxPool, Model, Node, PadShortcut, Quantizer, Relu, sources
+from numpy.typing import NDArray
+
+Features = NDArray[np.float32]
+
+
+def windows(
+    values: NDArray[np.generic], kernel: tuple[int, int], strides: tuple[int, int], pads: tuple[int, int, int, int], fill: float
+) -> NDArray[np.generic]:
+    """Sliding windows [C, H', W', kh, kw] of values [C, H, W] padded with `fill`."""
+    wide = np.pad(values, ((0, 0), (pads[0], pads[2]), (pads[1], pads[3])), constant_values=fill)
+    return np.lib.stride_tricks.sliding_window_view(wide, kernel, (1, 2))[:, :: strides[0], :: strides[1]]
+
+
+def integer_weights(conv: Conv) -> NDArray[np.int64]:
+    """Weights [O, kh, kw, C] as integers: -1, 0, 1, or tenths of a quaternary level."""
+    if conv.pixel_weight is not None:
+        return conv.pixel_weight.transpose(0, 2, 3, 1).astype(np.int64)
+    bits = [fmt.unpack_plane(plane, conv.weight_shape).astype(np.int64) for plane in conv.planes]
+    if conv.op == fmt.BINARY_CONV:
+        return 1 - 2 * bits[0]
+    if conv.op == fmt.TERNARY_CONV:
+        return bits[1] - 2 * bits[0]
+    one, first, second = fmt.QUATERNARY_TENTHS
+    return one + first * bits[0] + second * bits[1]
+
+
+def accumulators(conv: Conv, values: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """ConvInteger of codes or pixels [C, H, W]: integers [O, H', W']."""
+    _, kh, kw, _ = conv.weight_shape
+    centered = values.astype(np.int64) - conv.zero_point
+    return np.einsum("chwyx,oyxc->ohw", windows(centered, (kh, kw), conv.strides, conv.pads, 0), integer_weights(conv))
+
+
+def convolve(conv: Conv, values: NDArray[np.uint8]) -> Features:
+    """Float32(accumulators) * scale + bias."""
+    scaled = accumulators(conv, values).astype(np.float32) * conv.scale[:, None, None]
+    return scaled + conv.bias[:, None, None]
+
+
+def quantize(quantizer: Quantizer, features: Features) -> NDArray[np.uint8]:
+    """Codes of features: sign, or division by the step, rounding to even and clamping."""
+    if quantizer.step is None:
+        return (features >= 0).astype(np.uint8)
+    with np.errstate(over="ignore"):
+        codes = np.rint(features / np.float32(quantizer.step))
+    return np.clip(codes, 0, 2**quantizer.bits - 1).astype(np.uint8)
+
+
+def max_pool(node: MaxPool, features: Features) -> Features:
+    """Largest value of each window; padding never wins."""
+    return np.asarray(windows(features, node.kernel, node.strides, node.pads, -np.inf).max((3, 4)), np.float32)
+
+
+def pad_shortcut(node: PadShortcut, features: Features) -> Features:
+    """Subsample, then put zero channels around."""
+    return np.pad(features[:, :: node.steps[0], :: node.steps[1]], ((node.front, node.back), (0, 0), (0, 0)))
+
+
+def classify(node: Classifier, features: Features) -> Features:
+    """Logits of the features' mean; the order of its sums differs from the kernel's."""
+    return node.weight @ features.mean((1, 2), dtype=np.float32) + node.bias
+
+
+def evaluate(model: Model, image: NDArray[np.uint8]) -> dict[str, NDArray[np.generic]]:
+    """Every value of a model for one image uint8 [C, H, W], by tensor name."""
+    values: dict[str, NDArray[np.generic]] = {model.input_name: image}
+    for node in model.nodes:
+        values[node.output] = _apply(node, [values[name] for name in sources(node)])
+    return values
+
+
+def _apply(node: Node, inputs: list[NDArray[np.generic]]) -> NDArray[np.generic]:
+    if isinstance(node, Conv):
+        return convolve(node, inputs[0].astype(np.uint8))
+    features = inputs[0].astype(np.float32)
+    if isinstance(node, Quantizer):
+        return quantize(node, features)
+    if isinstance(node, Add):
+        return features + inputs[1].astype(np.float32)
+    if isinstance(node, Relu):
+        return np.maximum(features, np.float32(0))
+    if isinstance(node, MaxPool):
+        return max_pool(node, features)
+    if isinstance(node, PadShortcut):
+        return pad_shortcut(node, features)
+    return classify(node, features)

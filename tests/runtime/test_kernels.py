@@ -1,0 +1,65 @@
+"""Kernels against the NumPy reference, and the pieces that benchmarks call."""
+
+import numpy as np
+import pytest
+from bitplane.runtime import InferenceSession
+from bitplane.runtime.kernels.limit import register_loop
+from bitplane.runtime.kernels.reference import evaluate
+from bitplane.runtime.kernels.tiles import TILES
+from bitplane.runtime.layer import make_layer
+from bitplane.runtime.model import Quantizer
+from bitplane.runtime.packing import float_levels
+from bitplane.runtime.parse import parse
+from bitplane.runtime.plan import choose_tile
+
+
+@pytest.mark.parametrize("kind", ["Binary", "Ternary", "Quaternary"])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_every_value_equals_the_reference(graphs, kind, bits):
+    builder = graphs.resnet(9, kind, bits, 14, (16, 48), 1, "B", 7, pool=True)
+    data = builder.model().SerializeToString()
+    image = builder.images(1)
+    expected = evaluate(parse(data), image[0])
+    found = InferenceSession(data).trace({"input": image}, merge=False)
+    for name, value in expected.items():
+        if name == "logits":
+            np.testing.assert_allclose(found[name][0], value, atol=1e-5, rtol=1e-5)
+        elif name != "input":
+            np.testing.assert_array_equal(found[name][0], value, strict=True)
+
+
+@pytest.mark.parametrize("step", [1e-38, 0.1, 0.3, 1.0, 1.7, 3e38])
+@pytest.mark.parametrize("bits", [1, 2])
+def test_float_levels_are_the_smallest_values_of_their_codes(step, bits):
+    levels = float_levels(Quantizer("q", "x", "y", bits, float(np.float32(step))))
+    for code, level in enumerate(levels, 1):
+        below = np.nextafter(level, np.float32(0))
+        with np.errstate(over="ignore"):
+            assert np.rint(level / np.float32(step)) >= code
+            assert np.rint(below / np.float32(step)) < code
+
+
+@pytest.mark.parametrize("kind", ["binary", "ternary"])
+@pytest.mark.parametrize("bits", [16, 32, 64])
+@pytest.mark.parametrize("rows", [16, 32, 48, 64, 1024])
+def test_a_tile_exists_for_every_width(kind, bits, rows):
+    for width in range(1, 60):
+        for taps in (0, 3):
+            tile = TILES[choose_tile(kind, bits, rows, width, taps)]
+            assert tile.pixels <= width
+            assert rows % tile.group == 0
+
+
+@pytest.mark.parametrize("weights", ["binary", "ternary", "quaternary"])
+@pytest.mark.parametrize("channels", [16, 64])
+def test_a_layer_runs_alone(weights, channels):
+    layer = make_layer(weights, channels, 8, bits=2, out_bits=2)
+    layer()
+    assert layer.products == channels * channels * 9 * 64 * 2 * (2 if weights == "quaternary" else 1)
+    assert layer.kernel.startswith(f"popcount {weights} x2b")
+
+
+@pytest.mark.parametrize("kind", ["binary", "ternary"])
+@pytest.mark.parametrize("bits", [16, 32, 64])
+def test_the_register_loop_counts_its_products(kind, bits):
+    assert register_loop(kind, bits, 1000) == 1000 * 16 * 512
