@@ -198,7 +198,9 @@ def bench(
 
         rows = measure_kernels()
         for r in rows:
-            print(f"{r['layer']:34} {r['us']:8.2f} us {r['gmacs']:8.0f} G multiply-adds/s {100 * r['of_limit']:5.1f} % of the register loop")
+            print(
+                f"{r['layer']:34} {r['us']:8.2f} us {r['gmacs']:8.0f} G multiply-adds/s {100 * r['of_limit']:5.1f} % of the register loop"
+            )
         return _write_json(json, rows)
     if not models:
         raise UsageError("bench needs at least one packed file, or --kernels")
@@ -214,7 +216,9 @@ def bench(
         loaded = load_data(DataConfig(data, data_dir))
         images = loaded.train.images[:64].numpy()
         test = (loaded.test.images.numpy(), loaded.test.labels.numpy())
-    counts = threads or tuple(sorted({1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1}))
+    counts = threads or tuple(
+        sorted({1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1})
+    )
     rows, chosen = compare([str(m) for m in models], str(float_model) if float_model else None, images, test, counts, batch)
     print(table(rows))
     for name, layers in chosen.items():
@@ -253,7 +257,9 @@ def demo(output: Path | None = None, epochs: int = 30, json: Path | None = None)
         run_training(TrainConfig(model=model, optimizer=OptimizerConfig(), epochs=epochs, batch_size=64), folder / name)
         report = export_run(folder / name, folder / f"{name}.onnx")
         files[name] = report.path
-        print(f"{report.path}: {report.bytes} bytes, agrees with PyTorch on {100 * report.top1_agreement:.1f} % of {report.samples} images")
+        print(
+            f"{report.path}: {report.bytes} bytes, agrees with PyTorch on {100 * report.top1_agreement:.1f} % of {report.samples} images"
+        )
     data = load_data(DataConfig())
     test = (data.test.images.numpy(), data.test.labels.numpy())
     rows, kernels = compare([files["ternary"]], files["float"], data.train.images[:64].numpy(), test, (1,))

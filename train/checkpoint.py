@@ -55,7 +55,9 @@ def write_folder(path: Path, tensors: dict[str, dict[str, Tensor]], documents: d
         raise CheckpointError(f"{path}: cannot be written ({e}); free some space or choose another folder") from e
 
 
-def save_checkpoint(run: Path, epoch: int, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any], keep: int) -> None:
+def save_checkpoint(
+    run: Path, epoch: int, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any], keep: int
+) -> None:
     """Save the state after `epoch` epochs and prune all but the newest `keep`."""
     folder = run / "checkpoints"
     write_folder(folder / f"epoch-{epoch:04d}", {"model": model, "optimizer": optimizer}, {"state": state})
@@ -111,7 +113,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
     except OSError as e:
-        raise CheckpointError(f"{path}: missing or unreadable; is {path.parent} a run of `bitplane train`, and finished?") from e
+        raise CheckpointError(
+            f"{path}: missing or unreadable; is {path.parent} a run of `bitplane train`, and finished?"
+        ) from e
     except ValueError as e:
         raise CheckpointError(f"{path}: damaged JSON ({e}); restore the file or train again") from e
 

@@ -34,7 +34,9 @@ from bitplane.train.rules import RULES, Point, ProxOptimizer, RhoSchedule, Targe
 from bitplane.train.schedules import warmup_cosine
 
 
-def train(config: TrainConfig, run: Path, *, resume: bool = False, init: Path | None = None, progress: bool = True) -> dict[str, Any]:
+def train(
+    config: TrainConfig, run: Path, *, resume: bool = False, init: Path | None = None, progress: bool = True
+) -> dict[str, Any]:
     """Train a network.
 
     Args:
@@ -100,7 +102,9 @@ def train(config: TrainConfig, run: Path, *, resume: bool = False, init: Path | 
             correct += (logits.detach().argmax(1) == labels).float().mean()
         entry = {"epoch": epoch + 1, "train_loss": loss_sum.item() / len(loader), "train_top1": correct.item() / len(loader)}
         if not torch.isfinite(loss_sum):
-            raise ConfigError(f"{run}: the loss is no longer finite in epoch {epoch + 1}; resume with, or start at, a lower --optimizer.lr")
+            raise ConfigError(
+                f"{run}: the loss is no longer finite in epoch {epoch + 1}; resume with, or start at, a lower --optimizer.lr"
+            )
         if accelerator.is_main_process:
             last = epoch + 1 == config.epochs
             statistics = _statistics(model)
@@ -114,7 +118,14 @@ def train(config: TrainConfig, run: Path, *, resume: bool = False, init: Path | 
             with (run / "log.jsonl").open("a") as log:
                 log.write(json.dumps(entry) + "\n")
             tqdm.write(f"epoch {epoch + 1:3d}  " + "  ".join(f"{k} {v:.4f}" for k, v in entry.items() if k != "epoch"))
-            save_checkpoint(run, epoch + 1, model.state_dict(), _optimizer_tensors(model, optimizer), _state(optimizer, epoch + 1), config.keep)
+            save_checkpoint(
+                run,
+                epoch + 1,
+                model.state_dict(),
+                _optimizer_tensors(model, optimizer),
+                _state(optimizer, epoch + 1),
+                config.keep,
+            )
         accelerator.wait_for_everyone()
     return dict(read_json(run / "final" / "result.json"))
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from bitplane.runtime import InferenceSession
 from bitplane.runtime.kernels.limit import register_loop
 from bitplane.runtime.kernels.reference import evaluate

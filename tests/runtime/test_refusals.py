@@ -3,9 +3,10 @@
 import numpy as np
 import onnx
 import pytest
-from bitplane.runtime import InferenceSession, ModelError
 from onnx import helper as h
 from onnx import numpy_helper as nh
+
+from bitplane.runtime import InferenceSession, ModelError
 
 
 def initializer(model, node, index):

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from bitplane.runtime import BitplaneError, InferenceSession, InputError, ModelError, SessionOptions
 
 

@@ -114,6 +114,7 @@ def _cifar(config: DataConfig) -> Dataset:
     except (OSError, json.JSONDecodeError) as e:
         raise DataError(f"{config.directory}: {config.name} cannot be read or downloaded ({e})") from e
     train, test = (
-        Split(torch.from_numpy(p.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(p.targets, dtype=torch.int64)) for p in parts
+        Split(torch.from_numpy(p.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(p.targets, dtype=torch.int64))
+        for p in parts
     )
     return _dataset(config.name, train, test, tuple(parts[0].classes), flip=True)
