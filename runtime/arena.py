@@ -7,9 +7,10 @@ stay zero from the arena's creation on. Features overlap freely once their last 
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
+
 from bitplane.runtime.kernels.intrinsics import CACHE_LINE as ALIGN
 from bitplane.runtime.kernels.intrinsics import aligned_zeros
-from numpy.typing import NDArray
 
 
 def round_up(size: int) -> int:

@@ -5,12 +5,13 @@ from math import prod
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
+
 from bitplane.runtime import format as fmt
 from bitplane.runtime.kernels import fields as f
 from bitplane.runtime.kernels.walker import run_plan
 from bitplane.runtime.model import Conv, Model, Quantizer, Tensor
 from bitplane.runtime.plan import make_plan
-from numpy.typing import NDArray
 
 OPERATORS = {"binary": fmt.BINARY_CONV, "ternary": fmt.TERNARY_CONV, "quaternary": fmt.QUATERNARY_CONV}
 

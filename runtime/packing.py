@@ -9,10 +9,11 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
+
 from bitplane.runtime import format as fmt
 from bitplane.runtime.kernels.tiles import Tile
 from bitplane.runtime.model import Conv, Quantizer
-from numpy.typing import NDArray
 
 BLOCK = 16
 """Channels of an epilogue vector; features and weights are padded to multiples of it."""

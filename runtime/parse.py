@@ -7,10 +7,13 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+
 from bitplane.runtime import format as fmt
 from bitplane.runtime.errors import ModelError
 from bitplane.runtime.model import (
@@ -26,8 +29,6 @@ from bitplane.runtime.model import (
     Relu,
     Tensor,
 )
-from google.protobuf.message import DecodeError
-from numpy.typing import NDArray
 
 _DEFAULTS: dict[str, dict[str, object]] = {
     "MaxPool": {"ceil_mode": 0, "dilations": [1, 1], "storage_order": 0, "auto_pad": b"NOTSET"},
@@ -186,7 +187,7 @@ class _Parser:
         out: dict[str, tuple[int, ...]] = {}
         for key, length in lengths.items():
             value = found.pop(key, None)
-            ints: list[Any] = value if isinstance(value, list) and length else [value]
+            ints = cast(list[Any], value) if isinstance(value, list) and length else [value]
             if len(ints) != max(length, 1) or not all(isinstance(i, int) for i in ints):
                 raise self.fail(f"attribute '{key}' is {value}, expected {length or 'an'} integer{'s' if length else ''}")
             out[key] = tuple(ints)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
+
 from bitplane.runtime import format as fmt
 from bitplane.runtime.arena import Arena, CodesLayout, Constants, FeaturesLayout
 from bitplane.runtime.kernels import fields as f
@@ -21,7 +23,6 @@ from bitplane.runtime.packing import (
     pad_channels,
     word_bits,
 )  # fmt: skip
-from numpy.typing import NDArray
 
 KINDS: dict[str, Kind] = {
     fmt.PIXEL_CONV: "dot",

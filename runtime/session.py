@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from bitplane.runtime import format as fmt
 from bitplane.runtime.errors import InputError
 from bitplane.runtime.kernels.walker import run_plan
@@ -16,7 +18,6 @@ from bitplane.runtime.model import Conv, Model
 from bitplane.runtime.parse import parse
 from bitplane.runtime.plan import Plan, make_plan
 from bitplane.runtime.trace import read_codes, read_features
-from numpy.typing import NDArray
 
 SHARED_IMAGE_WORK = 100_000_000
 """Multiply-adds of one image from which several threads share it; below, waking them costs more than they save."""

@@ -1,8 +1,9 @@
 """Values out of an arena, in ONNX's layout."""
 
 import numpy as np
-from bitplane.runtime.arena import CodesLayout, FeaturesLayout
 from numpy.typing import NDArray
+
+from bitplane.runtime.arena import CodesLayout, FeaturesLayout
 
 
 def read_codes(memory: NDArray[np.uint8], layout: CodesLayout, at: int) -> NDArray[np.uint8]:

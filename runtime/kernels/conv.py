@@ -8,6 +8,7 @@ than a tile use tiles of one pixel.
 from typing import Any
 
 import numba
+
 from bitplane.runtime.kernels import fields as f
 from bitplane.runtime.kernels.epilogue import run_epilogue
 from bitplane.runtime.kernels.options import INNER

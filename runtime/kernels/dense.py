@@ -1,6 +1,7 @@
 """The classifier: mean over the pixels, then a matrix-vector product, float32 in one fixed order."""
 
 import numba
+
 from bitplane.runtime.kernels import fields as f
 from bitplane.runtime.kernels.intrinsics import floats
 from bitplane.runtime.kernels.options import INNER

@@ -14,13 +14,14 @@ from functools import partial
 from typing import Any
 
 import numba
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+
 from bitplane.runtime.kernels import fields as f
 from bitplane.runtime.kernels import intrinsics as v
 from bitplane.runtime.kernels.intrinsics import F32, F32X16, I16, I32, I32X16, I64, i64, intrinsic
 from bitplane.runtime.kernels.options import INNER
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
 
 BLOCK = 64
 """Bytes of 16 accumulators or features."""

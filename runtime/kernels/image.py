@@ -1,6 +1,7 @@
 """The first step: uint8 pixels [C, H, W] to interleaved [H, W, C] inside a halo that holds the zero point."""
 
 import numba
+
 from bitplane.runtime.kernels import fields as f
 from bitplane.runtime.kernels.conv import share
 from bitplane.runtime.kernels.intrinsics import bytes_at, interleave

@@ -12,11 +12,12 @@ from typing import Any
 import llvmlite.binding as llvm
 import numba
 import numpy as np
-from bitplane.runtime.kernels.options import INNER
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic as numba_intrinsic
+
+from bitplane.runtime.kernels.options import INNER
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 F32 = ir.FloatType()
@@ -27,7 +28,16 @@ CACHE_LINE = 64
 intrinsic: Any = numba_intrinsic  # callers leave out the typing context, which a type checker cannot know
 carray: Any = numba.carray  # pyright: ignore[reportPrivateImportUsage]
 
-HAS_VNNI = bool(llvm.get_host_cpu_features().get("avx512vnni", False))
+
+def _has_vnni() -> bool:
+    """Whether the machine that Numba compiles for has AVX-512 VNNI: NUMBA_CPU_NAME and NUMBA_CPU_FEATURES may name another."""
+    name, features = numba.config.CPU_NAME, numba.config.CPU_FEATURES
+    if features is not None:
+        return "+avx512vnni" in features
+    return name in (None, llvm.get_host_cpu_name()) and bool(llvm.get_host_cpu_features().get("avx512vnni", False))
+
+
+HAS_VNNI = _has_vnni()
 
 
 def i64(value: int) -> ir.Constant:

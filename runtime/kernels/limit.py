@@ -6,12 +6,13 @@ A layer's share of it is layer word-operations a second / register loop word-ope
 from typing import Any
 
 import numba
-from bitplane.runtime.kernels import intrinsics as v
-from bitplane.runtime.kernels.intrinsics import I64, i64, intrinsic
-from bitplane.runtime.kernels.options import INNER
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+
+from bitplane.runtime.kernels import intrinsics as v
+from bitplane.runtime.kernels.intrinsics import I64, i64, intrinsic
+from bitplane.runtime.kernels.options import INNER
 
 ACCUMULATORS = 16
 """Independent sums, enough to hide the latency of popcount and addition."""

@@ -1,6 +1,7 @@
 """Max-pooling and the parameter-free shortcut, both on features [H, W, C], float32, C a multiple of 16."""
 
 import numba
+
 from bitplane.runtime.kernels import fields as f
 from bitplane.runtime.kernels.conv import share
 from bitplane.runtime.kernels.epilogue import BLOCK

@@ -4,9 +4,10 @@ One image, channels first. Integers are int64, features float32 with each operat
 """
 
 import numpy as np
+from numpy.typing import NDArray
+
 from bitplane.runtime import format as fmt
 from bitplane.runtime.model import Add, Classifier, Conv, MaxPool, Model, Node, PadShortcut, Quantizer, Relu, sources
-from numpy.typing import NDArray
 
 Features = NDArray[np.float32]
 
@@ -35,8 +36,8 @@ def integer_weights(conv: Conv) -> NDArray[np.int64]:
 def accumulators(conv: Conv, values: NDArray[np.uint8]) -> NDArray[np.int64]:
     """ConvInteger of codes or pixels [C, H, W]: integers [O, H', W']."""
     _, kh, kw, _ = conv.weight_shape
-    centered = values.astype(np.int64) - conv.zero_point
-    return np.einsum("chwyx,oyxc->ohw", windows(centered, (kh, kw), conv.strides, conv.pads, 0), integer_weights(conv))
+    taps = windows(values.astype(np.int64) - conv.zero_point, (kh, kw), conv.strides, conv.pads, 0).astype(np.int64)
+    return np.tensordot(integer_weights(conv), taps, ((1, 2, 3), (3, 4, 0)))
 
 
 def convolve(conv: Conv, values: NDArray[np.uint8]) -> Features:

@@ -18,12 +18,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
-from bitplane.runtime.kernels import intrinsics as v
-from bitplane.runtime.kernels.fields import MODE_ONE, MODE_ROW
-from bitplane.runtime.kernels.intrinsics import I32, I64, i64, intrinsic
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+
+from bitplane.runtime.kernels import intrinsics as v
+from bitplane.runtime.kernels.fields import MODE_ONE, MODE_ROW
+from bitplane.runtime.kernels.intrinsics import I32, I64, i64, intrinsic
 
 Kind = Literal["binary", "ternary", "dot"]
 

@@ -6,6 +6,7 @@ Several threads may walk the same table over one arena, each doing its share of 
 from typing import Any
 
 import numba
+
 from bitplane.runtime.kernels import fields as f
 from bitplane.runtime.kernels.conv import run_conv, run_elementwise
 from bitplane.runtime.kernels.dense import run_classifier
