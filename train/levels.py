@@ -10,6 +10,7 @@ Planes (one bit a weight; a set bit is a negative weight in a sign plane, a nonz
     quaternary  sign (of b1), sign2 (b2) w = (13 b1 + 7 b2) / 2, b = 1 - 2 sign      in tenths
 """
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,7 +43,7 @@ class LevelSet:
     def midpoints(self) -> tuple[float, ...]:
         """The decision points p_2 ... p_b between neighbouring levels."""
         v = self.values
-        return tuple((a + b) / 2 for a, b in zip(v, v[1:], strict=False))
+        return tuple((a + b) / 2 for a, b in itertools.pairwise(v))
 
 
 BINARY = LevelSet("binary", (-1, 1), 1, 0.798)

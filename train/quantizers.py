@@ -47,7 +47,7 @@ def piecewise_linear(latent: Tensor, levels: LevelSet, rho: float, varrho: float
             size = (varrho + d.abs() * ((h - varrho) / (h - rho))).clamp_(max=h)
             piece = torch.where(d >= 0, p + size, p - size)
         else:
-            piece = torch.where(d >= 0, values[k + 1], values[k]).to(unit.dtype)
+            piece = torch.where(d >= 0, torch.full_like(unit, values[k + 1]), torch.full_like(unit, values[k]))
         # Interval k is (q_k, q_k+1): later intervals overwrite everything right of their lower level.
         result = piece if k == 0 else torch.where(unit >= values[k], piece, result)
     return result * scale

@@ -6,8 +6,8 @@ Activation quantisers sit where a tensor is produced for convolutions; the resid
     8, 4, 2 bits   a = quant1(x)     y = quant2(relu(bn1(conv1(a))))     out = relu(bn2(conv2(y)) + shortcut(x))
     1 bit          y = bn1(conv1(sign(x))) + shortcut(x)                 out = bn2(conv2(sign(y))) + y
 
-The second form is Bi-Real Net's (Liu et al., ECCV 2018): a shortcut around every convolution and no ReLU. The 1x1 convolution of
-shortcut form B reads the codes of quant1, as the block's first convolution does.
+The second form is Bi-Real Net's (Liu et al., ECCV 2018): a shortcut around every convolution and no ReLU. The 1x1
+convolution of shortcut form B reads the codes of quant1, as the block's first convolution does.
 """
 
 from dataclasses import dataclass

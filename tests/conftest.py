@@ -1,0 +1,5 @@
+from hypothesis import settings
+
+# The first example of a test may compile or import: no deadlines, no clocks.
+settings.register_profile("bitplane", deadline=None, derandomize=True)
+settings.load_profile("bitplane")

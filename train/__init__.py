@@ -1,0 +1,1 @@
+"""Training: level sets, quantizers, update rules, models, data and the loop."""
