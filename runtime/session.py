@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -66,8 +67,8 @@ class _Worker:
 class InferenceSession:
     """Runs a packed file on the CPU.
 
-    A session may be used by one thread at a time; images of a batch are divided among its own threads. Results do not depend on
-    the number of threads.
+    Images of a batch are divided among the session's threads; results do not depend on their number. Calls of `run` from
+    several threads wait for each other: give each thread a session of its own, or one session more threads.
 
     Args:
         path_or_bytes: a packed file, or its bytes.
@@ -95,6 +96,7 @@ class InferenceSession:
         self._constants = self._plan.constants.ctypes.data
         self._workers = [_Worker(self._plan.arena.create())]
         self._pool: ThreadPoolExecutor | None = None
+        self._lock = Lock()
         self._barrier = np.zeros(16, np.int64)
         self._shape = self._model.tensors[fmt.INPUT_NAME].shape
         self._classes = self._model.tensors[fmt.OUTPUT_NAME].shape[0]
@@ -123,7 +125,8 @@ class InferenceSession:
             raise InputError(f"outputs {list(output_names)} were asked for, the model has ['{fmt.OUTPUT_NAME}']")
         images = self._check(input_feed)
         logits = np.empty((images.shape[0], self._classes), np.float32)
-        self._run(images, logits)
+        with self._lock:
+            self._run(images, logits)
         return [logits]
 
     def _check(self, input_feed: Mapping[str, Any]) -> NDArray[np.uint8]:

@@ -1,5 +1,7 @@
 """Whole networks give onnxruntime's codes and features exactly, and its logits to 1e-5."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -45,3 +47,13 @@ def test_threads_that_share_one_image_give_the_same_bits(graphs, monkeypatch, th
     expected = InferenceSession(data).run(None, {"input": images})[0]
     for _ in range(20):
         np.testing.assert_array_equal(shared.run(None, {"input": images})[0], expected)
+
+
+def test_calls_from_several_threads_do_not_disturb_each_other(graphs):
+    builder = graphs.resnet(8, "Ternary", 2, 32, blocks=1)
+    session = InferenceSession(builder.model().SerializeToString())
+    images = [builder.images(1) for _ in range(32)]
+    expected = [session.run(None, {"input": x})[0] for x in images]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda x: session.run(None, {"input": x})[0], images * 4))
+    np.testing.assert_array_equal(np.concatenate(found), np.concatenate(expected * 4))
