@@ -187,7 +187,7 @@ class _Parser:
         out: dict[str, tuple[int, ...]] = {}
         for key, length in lengths.items():
             value = found.pop(key, None)
-            ints = cast(list[Any], value) if isinstance(value, list) and length else [value]
+            ints: list[Any] = cast("list[Any]", value) if isinstance(value, list) and length else [cast("Any", value)]
             if len(ints) != max(length, 1) or not all(isinstance(i, int) for i in ints):
                 raise self.fail(f"attribute '{key}' is {value}, expected {length or 'an'} integer{'s' if length else ''}")
             out[key] = tuple(ints)
