@@ -91,4 +91,5 @@ class PadShortcut(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Subsample and pad."""
-        return functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra))
+        # A pool of one pixel: a slice whose gradient, unlike indexing's, stays channels-last.
+        return functional.pad(functional.avg_pool2d(x, 1, self.stride), (0, 0, 0, 0, 0, self.extra))

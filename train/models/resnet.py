@@ -15,6 +15,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from bitplane.train.activations import activation_quantizer
 from bitplane.train.layers import LowBitConv2d, PadShortcut, PixelInput, ScaleOption
@@ -192,7 +193,8 @@ class ResNet(nn.Module):
         x = self.maxpool(x if self.bi_real else torch.relu(x))
         for stage in self.stages:
             x = getattr(self, stage)(x)
-        return self.fc(x.mean((2, 3)))  # type: ignore[no-any-return]
+        # The pooling operator, unlike a mean, keeps the gradient channels-last.
+        return self.fc(functional.avg_pool2d(x, x.shape[-2:]).flatten(1))  # type: ignore[no-any-return]
 
 
 def build_model(config: ModelConfig) -> ResNet:
