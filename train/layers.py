@@ -38,8 +38,8 @@ class LowBitConv2d(nn.Conv2d):
 
     Attributes:
         weight: float32 [O, C, kh, kw], what the network computes with; the optimiser moves and quantises it.
-        level_scale: float32 buffer, [O, 1, 1, 1] for one factor a channel, [1, 1, 1, 1] otherwise; saved with the model, so that
-            `weight / level_scale` rounds to exact levels at export.
+        level_scale: float32 buffer, [O, 1, 1, 1] for one factor a channel, [1, 1, 1, 1] otherwise; saved with the model, so
+            that `weight / level_scale` rounds to exact levels at export.
         levels: the level set.
         pad_value: value of the padding: 0, or -1 for 1-bit activations.
     """

@@ -1,7 +1,8 @@
 """The training loop: one function that reads from top to bottom.
 
 State between steps: the model's parameters are the rule's gradient point, the latent weights (where kept) are in the
-optimizer. An epoch ends with a test at the projected weights, a line in RUN/log.jsonl and a checkpoint; the run ends with RUN/final.
+optimizer. An epoch ends with a test at the projected weights, a line in RUN/log.jsonl and a checkpoint; the run ends with
+RUN/final.
 """
 
 import json
