@@ -46,4 +46,11 @@ def interleaved(contestants: Mapping[str, Callable[[], object]], rounds: int = 3
 
 
 def _latency(t: np.ndarray) -> Latency:
-    return Latency(*(float(f(t)) for f in (np.median, np.mean, np.min, np.max)), float(np.percentile(t, 90)), len(t))
+    return Latency(
+        median=float(np.median(t)),
+        average=float(t.mean()),
+        minimum=float(t.min()),
+        maximum=float(t.max()),
+        p90=float(np.percentile(t, 90)),
+        calls=len(t),
+    )

@@ -45,7 +45,7 @@ def compare(
 
     Args:
         packed: packed files.
-        float_file: float32 ONNX file of the same architecture, measured in onnxruntime and statically quantised to int8.
+        float_file: float32 ONNX file of the same architecture, measured in onnxruntime and statically quantized to int8.
         calibration: uint8 [N, C, H, W] images for latency and int8 calibration.
         test: images and labels for accuracy.
         threads: thread counts.
@@ -87,7 +87,8 @@ def table(rows: list[Row]) -> str:
         faster = f"{base[r.threads] / r.latency.median:.2f}x" if r.threads in base else "-"
         top1 = "-" if r.accuracy is None else f"{100 * r.accuracy:.2f}%"
         lines.append(
-            f"{r.name[-34:]:34} {r.engine:20} {r.threads:3} {r.latency.median:9.4f} {r.latency.p90:8.4f} {faster:>7} {top1:>7} {r.bytes:9}"
+            f"{r.name[-34:]:34} {r.engine:20} {r.threads:3} {r.latency.median:9.4f} {r.latency.p90:8.4f} "
+            f"{faster:>7} {top1:>7} {r.bytes:9}"
         )
     return "\n".join(lines)
 

@@ -53,8 +53,8 @@ def train(
         batch_size: images a process and step.
         lr: peak learning rate.
         weight_decay: on weights.
-        base: optimiser that the rule wraps.
-        rho_0: first sharpness of the quantiser.
+        base: optimizer that the rule wraps.
+        rho_0: first sharpness of the quantizer.
         scale: factor of the level set; "none" is the paper's fixed set.
         shortcut: He et al.'s A (pad) or B (1x1 convolution).
         mixed_precision: of the forward pass.
@@ -199,7 +199,8 @@ def bench(
         rows = measure_kernels()
         for r in rows:
             print(
-                f"{r['layer']:34} {r['us']:8.2f} us {r['gmacs']:8.0f} G multiply-adds/s {100 * r['of_limit']:5.1f} % of the register loop"
+                f"{r['layer']:34} {r['us']:8.2f} us {r['gmacs']:8.0f} G multiply-adds/s "
+                f"{100 * r['of_limit']:5.1f} % of the register loop"
             )
         return _write_json(json, rows)
     if not models:
@@ -258,7 +259,8 @@ def demo(output: Path | None = None, epochs: int = 30, json: Path | None = None)
         report = export_run(folder / name, folder / f"{name}.onnx")
         files[name] = report.path
         print(
-            f"{report.path}: {report.bytes} bytes, agrees with PyTorch on {100 * report.top1_agreement:.1f} % of {report.samples} images"
+            f"{report.path}: {report.bytes} bytes, "
+            f"agrees with PyTorch on {100 * report.top1_agreement:.1f} % of {report.samples} images"
         )
     data = load_data(DataConfig())
     test = (data.test.images.numpy(), data.test.labels.numpy())

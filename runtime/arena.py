@@ -151,7 +151,7 @@ class Arena:
             self._free_codes.setdefault(layout, []).append(at)
 
     def give_features(self, layout: FeaturesLayout, at: int) -> None:
-        """Take back a buffer of features, joining it with its free neighbours."""
+        """Take back a buffer of features, joining it with its free neighbors."""
         if not self.reuse:
             return
         blocks = sorted([*self._free, (at, round_up(layout.size))])

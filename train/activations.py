@@ -1,4 +1,4 @@
-"""Activation quantisers: learned step for 2, 4 and 8 bits (LSQ), sign for 1 bit, identity for 32."""
+"""Activation quantizers: learned step for 2, 4 and 8 bits (LSQ), sign for 1 bit, identity for 32."""
 
 import math
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 class _RoundClamp(torch.autograd.Function):
     """clamp(round(x / step), 0, top) * step with LSQ's gradients (Esser et al., ICLR 2020, eq. 2-5).
 
-    Memory bound, so it works in the dtype of `x` and keeps only its input and output, which their neighbours keep anyway.
+    Memory bound, so it works in the dtype of `x` and keeps only its input and output, which their neighbors keep anyway.
     """
 
     @staticmethod
@@ -89,7 +89,7 @@ ACTIVATION_BITS = (32, 8, 4, 2, 1)
 
 
 def activation_quantizer(bits: int) -> nn.Module:
-    """The quantiser of `bits`-bit activations; `bits` is one of `ACTIVATION_BITS`."""
+    """The quantizer of `bits`-bit activations; `bits` is one of `ACTIVATION_BITS`."""
     if bits == 32:
         return FloatActivation()
     return Sign() if bits == 1 else LearnedStep(bits)

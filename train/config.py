@@ -13,13 +13,13 @@ class OptimizerConfig:
 
     Attributes:
         method: update rule: bc, pc, pq, rpc or ptq.
-        base: wrapped optimiser.
+        base: wrapped optimizer.
         lr: peak learning rate.
         momentum: of SGD (Nesterov).
         weight_decay: on convolution and classifier weights (the latent ones where they are kept).
         warmup: share of the steps over which the learning rate rises.
-        rho_0: first rho and varrho of the quantiser, in units of the level set.
-        soft: share of the steps before the quantiser becomes the projector.
+        rho_0: first rho and varrho of the quantizer, in units of the level set.
+        soft: share of the steps before the quantizer becomes the projector.
         clamp: latent weights stay within this multiple of the top level.
     """
 
@@ -39,12 +39,12 @@ class TrainConfig:
     """A whole run.
 
     Attributes:
-        model: the network; classes, channels and normalisation come from the data.
+        model: the network; classes, channels and normalization come from the data.
         data: the images.
         optimizer: how weights move.
         epochs: passes over the training images.
         batch_size: images a process and step.
-        seed: of initialisation, order and augmentation.
+        seed: of initialization, order and augmentation.
         mixed_precision: of the forward pass; weights, latents and statistics stay float32.
         keep: checkpoints kept for resuming.
     """

@@ -29,15 +29,15 @@ class PixelInput(nn.Module):
         self.scale: Tensor
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Normalise a batch of pixels."""
+        """Normalize a batch of pixels."""
         return (pixels.float() - self.zero_point) / self.scale
 
 
 class LowBitConv2d(nn.Conv2d):
-    """A convolution without bias whose weight is driven to `level_scale` times a level set by the optimiser.
+    """A convolution without bias whose weight is driven to `level_scale` times a level set by the optimizer.
 
     Attributes:
-        weight: float32 [O, C, kh, kw], what the network computes with; the optimiser moves and quantises it.
+        weight: float32 [O, C, kh, kw], what the network computes with; the optimizer moves and quantizes it.
         level_scale: float32 buffer, [O, 1, 1, 1] for one factor a channel, [1, 1, 1, 1] otherwise; saved with the model, so
             that `weight / level_scale` rounds to exact levels at export.
         levels: the level set.
@@ -70,12 +70,12 @@ class LowBitConv2d(nn.Conv2d):
         if self.scale_option != "none":
             self.level_scale.copy_(nearest_scale(self.weight, self.levels, self.scale_option == "channel"))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """[N, C, H, W] to [N, O, H', W']."""
         if self.pad_value and self.padding != (0, 0):
             p = int(self.padding[0])
-            return functional.conv2d(functional.pad(x, (p, p, p, p), value=self.pad_value), self.weight, None, self.stride)
-        return functional.conv2d(x, self.weight, None, self.stride, self.padding)
+            return functional.conv2d(functional.pad(input, (p, p, p, p), value=self.pad_value), self.weight, None, self.stride)
+        return functional.conv2d(input, self.weight, None, self.stride, self.padding)
 
 
 class PadShortcut(nn.Module):

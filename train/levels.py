@@ -41,7 +41,7 @@ class LevelSet:
 
     @property
     def midpoints(self) -> tuple[float, ...]:
-        """The decision points p_2 ... p_b between neighbouring levels."""
+        """The decision points p_2 ... p_b between neighboring levels."""
         v = self.values
         return tuple((a + b) / 2 for a, b in itertools.pairwise(v))
 

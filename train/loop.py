@@ -41,7 +41,7 @@ def train(
     """Train a network.
 
     Args:
-        config: the run; ignored in favour of the stored one if `resume`.
+        config: the run; ignored in favor of the stored one if `resume`.
         run: folder to write to.
         resume: go on from the newest checkpoint of `run`.
         init: a finished run whose weights to start from.
@@ -70,7 +70,7 @@ def train(
         load_weights(model, init / "final" / "model.safetensors", lenient=True)
         for layer in model.low_bit_layers().values():
             layer.fit_scale()
-    model = model.to(accelerator.device, memory_format=torch.channels_last)
+    model = model.to(memory_format=torch.channels_last).to(accelerator.device)  # pyright: ignore[reportCallIssue]
     loader = BatchLoader(
         data, config.batch_size, accelerator.device, config.seed, accelerator.process_index, accelerator.num_processes
     )

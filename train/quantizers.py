@@ -1,4 +1,4 @@
-"""Quantisers: maps from latent weights w* to (nearly) quantised weights w.
+"""Quantizers: maps from latent weights w* to (nearly) quantized weights w.
 
 The piecewise linear map L_rho^varrho of ProxConnect (Dockhorn et al., NeurIPS 2021, eq. 13 as corrected by its
 Theorem 3.1) in closed form. With p the midpoint nearest to w, h half the gap around p and v = min(varrho, h):

@@ -1,6 +1,6 @@
-"""The update rules of the ProxConnect family as one optimiser wrapper with two switches.
+"""The update rules of the ProxConnect family as one optimizer wrapper with two switches.
 
-Every rule keeps latent weights w* and quantised weights w = P(w*); it is named by the point at which the gradient is taken
+Every rule keeps latent weights w* and quantized weights w = P(w*); it is named by the point at which the gradient is taken
 and the point from which the update starts (Dockhorn et al., NeurIPS 2021):
 
     rule  eq.    gradient at  starts from
@@ -11,7 +11,7 @@ and the point from which the update starts (Dockhorn et al., NeurIPS 2021):
     ptq   7      w*           w*            P is applied once, at the end
 
 What each tensor holds: between steps the model's parameter is the point of the gradient. Where that point is w but the
-update starts from w*, w* lives in the optimiser's state as "latent" (float32, shape of the parameter).
+update starts from w*, w* lives in the optimizer's state as "latent" (float32, shape of the parameter).
 """
 
 import math
@@ -22,7 +22,7 @@ from enum import Enum
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bitplane.train.levels import LevelSet
 from bitplane.train.quantizers import nearest_scale, piecewise_linear, projector
@@ -37,7 +37,7 @@ class Point(Enum):
 
 @dataclass(frozen=True)
 class Rule:
-    """An update rule: two switches, and whether the quantiser is the projector from the first step."""
+    """An update rule: two switches, and whether the quantizer is the projector from the first step."""
 
     name: str
     gradient_at: Point
@@ -64,7 +64,7 @@ class RhoSchedule:
     Attributes:
         rho_0: first value, in units of the level set.
         period: gradient steps after which rho has grown by rho_0 (B in the paper).
-        hard_from: gradient step from which the quantiser is the projector.
+        hard_from: gradient step from which the quantizer is the projector.
     """
 
     rho_0: float
@@ -87,19 +87,19 @@ class Target:
         estimate_scale: re-estimate `scale` from the latent weights every `scale_every` steps until the hard stage.
     """
 
-    parameter: nn.Parameter
+    parameter: Tensor
     levels: LevelSet
     scale: Tensor
     estimate_scale: bool
 
 
 class ProxOptimizer(torch.optim.Optimizer):
-    """Wrap any optimiser so that the targets' weights move by one of the rules; other parameters move as before.
+    """Wrap any optimizer so that the targets' weights move by one of the rules; other parameters move as before.
 
-    `param_groups` and `state` are the wrapped optimiser's own: learning-rate schedulers and Accelerate see one optimiser.
+    `param_groups` and `state` are the wrapped optimizer's own: learning-rate schedulers and Accelerate see one optimizer.
 
     Args:
-        base: the wrapped optimiser; holds all parameters, the targets included.
+        base: the wrapped optimizer; holds all parameters, the targets included.
         targets: the low-bit parameters.
         rule: one of `RULES`.
         schedule: rho = varrho as a function of the gradient step.
@@ -133,12 +133,12 @@ class ProxOptimizer(torch.optim.Optimizer):
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
-        """The wrapped optimiser's groups."""
+        """The wrapped optimizer's groups."""
         return self.base.param_groups
 
     @property
     def state(self) -> Any:  # type: ignore[override]
-        """The wrapped optimiser's state, with "latent" beside its own entries."""
+        """The wrapped optimizer's state, with "latent" beside its own entries."""
         return self.base.state
 
     @property
@@ -158,7 +158,7 @@ class ProxOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One update: move to the starting point, let the wrapped optimiser step, clamp, quantise."""
+        """One update: move to the starting point, let the wrapped optimizer step, clamp, quantize."""
         rho = self._rho(self.step_count)
         if self._keeps_latent:
             for t in self.targets:
@@ -203,7 +203,7 @@ class ProxOptimizer(torch.optim.Optimizer):
             t.parameter.copy_(projector(self._latent(t), t.levels, t.scale))
 
     def state_dict(self) -> dict[str, Any]:
-        """The wrapped optimiser's state, with the latent weights, and the step count."""
+        """The wrapped optimizer's state, with the latent weights, and the step count."""
         return {**self.base.state_dict(), "step_count": self.step_count}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -213,5 +213,5 @@ class ProxOptimizer(torch.optim.Optimizer):
         self.base.load_state_dict(rest)
 
     def __repr__(self) -> str:
-        """Name the rule and the wrapped optimiser."""
+        """Name the rule and the wrapped optimizer."""
         return f"ProxOptimizer({self.rule.name}, {len(self.targets)} targets, {self.base!r})"

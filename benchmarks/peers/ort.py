@@ -1,4 +1,4 @@
-"""onnxruntime as a peer: float32, and its own static int8 quantisation (QDQ) of the float32 file."""
+"""onnxruntime as a peer: float32, and its own static int8 quantization (QDQ) of the float32 file."""
 
 import tempfile
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ class _Samples(CalibrationDataReader):
 
 
 def int8_qdq(path: str, images: npt.NDArray[np.uint8]) -> bytes:
-    """Quantise a float32 file statically to int8 QDQ form, one scale an output channel, calibrated on `images`."""
+    """Quantize a float32 file statically to int8 QDQ form, one scale an output channel, calibrated on `images`."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "int8.onnx"
         reader = _Samples(session(path, 1).get_inputs()[0].name, images)

@@ -29,9 +29,12 @@ intrinsic: Any = numba_intrinsic  # callers leave out the typing context, which 
 carray: Any = numba.carray  # pyright: ignore[reportPrivateImportUsage]
 
 
+numba_config: Any = numba.config  # pyright: ignore[reportPrivateImportUsage]
+
+
 def _has_vnni() -> bool:
     """Whether the machine that Numba compiles for has AVX-512 VNNI: NUMBA_CPU_NAME and NUMBA_CPU_FEATURES may name another."""
-    name, features = numba.config.CPU_NAME, numba.config.CPU_FEATURES
+    name, features = numba_config.CPU_NAME, numba_config.CPU_FEATURES
     if features is not None:
         return "+avx512vnni" in features
     return name in (None, llvm.get_host_cpu_name()) and bool(llvm.get_host_cpu_features().get("avx512vnni", False))

@@ -51,7 +51,7 @@ def test_projected_weights_are_levels_and_come_back(rule):
 
 
 def run_on_half_square(rule, schedule, steps=400):
-    # minimise w^2 / 2 over {-1, 1}: the gradient at w = +-1 is +-1, so a fixed quantiser sends w* back and forth for ever
+    # minimize w^2 / 2 over {-1, 1}: the gradient at w = +-1 is +-1, so a fixed quantizer sends w* back and forth for ever
     p, optimizer = make(rule, [0.05], 0.1, schedule)
     seen = []
     for _ in range(steps):

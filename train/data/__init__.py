@@ -1,7 +1,7 @@
 """Image classification data in memory: digits, CIFAR-10/100, or a folder of one folder a class.
 
-`load_data(config)` gives a `Dataset`: two `Split`s of uint8 [N, C, H, W] images and int64 [N] labels, the class names, and the normalisation
-the network's pixel input uses. Training batches are made by `bitplane.train.data.augment`.
+`load_data(config)` gives a `Dataset`: two `Split`s of uint8 [N, C, H, W] images and int64 [N] labels, the class names, and the
+normalization the network's pixel input uses. Training batches are made by `bitplane.train.data.augment`.
 """
 
 import json
@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from bitplane.train.data.dataset import Dataset, Split
+from bitplane.train.data.folder import load_folder
 from bitplane.train.errors import ConfigError, DataError
 
 
@@ -33,36 +34,6 @@ class DataConfig:
     size: int = 0
 
 
-@dataclass(frozen=True)
-class Split:
-    """Images uint8 [N, C, H, W] and labels int64 [N]."""
-
-    images: Tensor
-    labels: Tensor
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A training and a test split with what the network must know about them.
-
-    Attributes:
-        name: short name that goes into the packed file.
-        zero_point: pixel that the network sees as 0; also the padding of random crops.
-        pixel_scale: pixels that the network sees as 1.
-        flip: whether mirrored images are images of the same class.
-        crop: pixels of padding for random crops.
-    """
-
-    name: str
-    train: Split
-    test: Split
-    classes: tuple[str, ...]
-    zero_point: int
-    pixel_scale: float
-    flip: bool
-    crop: int
-
-
 def load_data(config: DataConfig) -> Dataset:
     """Load a data set.
 
@@ -75,8 +46,6 @@ def load_data(config: DataConfig) -> Dataset:
     if config.name in ("cifar10", "cifar100"):
         return _cifar(config)
     if Path(config.name).is_dir():
-        from bitplane.train.data.folder import load_folder
-
         train, test, classes = load_folder(Path(config.name), config.size)
         return _dataset(Path(config.name).resolve().name, train, test, classes, flip=True)
     raise ConfigError(f"data '{config.name}' is neither digits, cifar10, cifar100 nor an existing folder")

@@ -1,7 +1,7 @@
 """ResNets with low-bit convolutions: He et al.'s CIFAR form and torchvision's ResNet-18/34/50.
 
 Parameter names are torchvision's (conv1, bn1, layer1.0.conv1, layer1.0.downsample.0, fc), so its float weights load directly.
-Activation quantisers sit where a tensor is produced for convolutions; the residual stream stays float:
+Activation quantizers sit where a tensor is produced for convolutions; the residual stream stays float:
 
     8, 4, 2 bits   a = quant1(x)     y = quant2(relu(bn1(conv1(a))))     out = relu(bn2(conv2(y)) + shortcut(x))
     1 bit          y = bn1(conv1(sign(x))) + shortcut(x)                 out = bn2(conv2(sign(y))) + y
@@ -198,7 +198,7 @@ class ResNet(nn.Module):
 
 
 def build_model(config: ModelConfig) -> ResNet:
-    """Build an initialised network.
+    """Build an initialized network.
 
     Raises:
         KeyError: `config.model` is not in `ARCHITECTURES`.
