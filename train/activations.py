@@ -1,6 +1,7 @@
 """Activation quantizers: learned step for 2, 4 and 8 bits (LSQ), sign for 1 bit, identity for 32."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ class _RoundClamp(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, step: Tensor, top: int, grad_scale: float) -> Tensor:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    def forward(ctx: Any, x: Tensor, step: Tensor, top: int, grad_scale: float) -> Tensor:
         width = step.to(x.dtype)
         value = (x / width).round_().clamp_(0, top).mul_(width)
         ctx.save_for_backward(x, value, width)
@@ -21,12 +22,12 @@ class _RoundClamp(torch.autograd.Function):
         return value
 
     @staticmethod
-    def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def, override]  # noqa: ANN001, ANN205
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         x, value, width = ctx.saved_tensors
         grad_x = torch.ops.aten.hardtanh_backward(grad, x / width, 0, ctx.top)
         # d value / d step is code - x / step inside the range and the code outside it.
-        d_step = (grad * value).addcmul_(grad_x, x, value=-1).sum().float() / width
-        return grad_x, d_step.float() * ctx.grad_scale, None, None
+        d_step = (grad * value).addcmul_(grad_x, x, value=-1).sum(dtype=torch.float32) / width.float()
+        return grad_x, d_step * ctx.grad_scale, None, None
 
 
 class LearnedStep(nn.Module):
@@ -51,20 +52,20 @@ class LearnedStep(nn.Module):
             with torch.no_grad():
                 self.step.fill_(max(2 * x.detach().float().abs().mean().item() / math.sqrt(self.top), 1e-6))
                 self.started.fill_(1)
-        grad_scale = 1 / math.sqrt(x[0].numel() * x.shape[0] * self.top)
-        return _RoundClamp.apply(x, self.step.abs().clamp(min=1e-8), self.top, grad_scale)  # type: ignore[no-any-return]
+        grad_scale = 1 / math.sqrt(x.numel() * self.top)
+        return _RoundClamp.apply(x, self.step.abs().clamp(min=1e-8), self.top, grad_scale)
 
 
 class _Sign(torch.autograd.Function):
     """Sign (0 counts as positive), gradient 2 - 2|x| within [-1, 1] (Bi-Real Net, Liu et al., ECCV 2018, eq. 5)."""
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def, override]  # noqa: ANN001
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
         return (x >= 0).to(x.dtype).mul_(2).sub_(1)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[no-untyped-def, override]  # noqa: ANN001
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         return grad * (2 - 2 * x.abs()).clamp_(min=0)
 
@@ -76,7 +77,7 @@ class Sign(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The sign of every element; 0 gives +1."""
-        return _Sign.apply(x)  # type: ignore[no-any-return]
+        return _Sign.apply(x)
 
 
 class FloatActivation(nn.Identity):

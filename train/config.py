@@ -1,15 +1,17 @@
 """The configuration of a training run: frozen dataclasses, stored as JSON beside the checkpoints."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
 from bitplane.train.data import DataConfig
+from bitplane.train.fields import check_fields
 from bitplane.train.models import ModelConfig
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """How weights move.
+    """How weights move; a value that cannot be used raises ConfigError.
 
     Attributes:
         method: update rule: bc, pc, pq, rpc or ptq.
@@ -33,10 +35,23 @@ class OptimizerConfig:
     soft: float = 0.75
     clamp: float = 3.0
 
+    def __post_init__(self) -> None:
+        share, positive = (0, 1), (0, math.inf)
+        check_fields(
+            self,
+            lr=positive,
+            momentum=share,
+            weight_decay=positive,
+            warmup=share,
+            rho_0=positive,
+            soft=share,
+            clamp=(1, math.inf),
+        )
+
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A whole run.
+    """A whole run; a value that cannot be used raises ConfigError.
 
     Attributes:
         model: the network; classes, channels and normalization come from the data.
@@ -57,3 +72,7 @@ class TrainConfig:
     seed: int = 0
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     keep: int = 2
+
+    def __post_init__(self) -> None:
+        many = (1, math.inf)
+        check_fields(self, epochs=many, batch_size=many, seed=(0, 2**32 - 1), keep=many)

@@ -178,12 +178,14 @@ def _optimizer(model: ResNet, config: TrainConfig, total: int, steps_per_epoch: 
 
 def _optimizer_tensors(model: ResNet, optimizer: ProxOptimizer) -> dict[str, Tensor]:
     # ProxOptimizer's state is keyed by parameter: on disk it is keyed by name.
-    return {
+    tensors = {
         f"{name}/{key}": value if isinstance(value, Tensor) else torch.tensor(float(value))
         for name, p in model.named_parameters()
         for key, value in optimizer.state.get(p, {}).items()
         if value is not None
     }
+    latent = {f"{name}/latent": optimizer.latent[p] for name, p in model.named_parameters() if p in optimizer.latent}
+    return tensors | latent
 
 
 def _state(optimizer: ProxOptimizer, epoch: int) -> dict[str, int]:
@@ -198,7 +200,11 @@ def _restore(model: ResNet, optimizer: ProxOptimizer, folder: Path) -> int:
         name, _, field = key.rpartition("/")
         if name not in parameters:
             raise CheckpointError(f"{folder / 'optimizer.safetensors'}: `{name}` is not a parameter of {model.config.model}")
-        optimizer.state[parameters[name]][field] = value.to(parameters[name].device)
+        parameter = parameters[name]
+        if field == "latent":
+            optimizer.latent[parameter] = value.to(parameter.device)
+        else:
+            optimizer.state[parameter][field] = value.to(parameter.device)
     optimizer.step_count = int(state["step"])
     return int(state["epoch"])
 

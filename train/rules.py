@@ -11,7 +11,7 @@ and the point from which the update starts (Dockhorn et al., NeurIPS 2021):
     ptq   7      w*           w*            P is applied once, at the end
 
 What each tensor holds: between steps the model's parameter is the point of the gradient. Where that point is w but the
-update starts from w*, w* lives in the optimizer's state as "latent" (float32, shape of the parameter).
+update starts from w*, w* lives in `ProxOptimizer.latent` (float32, shape of the parameter).
 """
 
 import math
@@ -125,9 +125,10 @@ class ProxOptimizer(torch.optim.Optimizer):
         self.scale_every = scale_every
         self.step_count = 0
         self.defaults = base.defaults
-        if self._keeps_latent:
-            for t in self.targets:
-                base.state[t.parameter]["latent"] = t.parameter.detach().clone()
+        # Not in the base's state: Adam takes a non-empty state for one that it has filled itself.
+        self.latent: dict[Tensor, Tensor] = (
+            {t.parameter: t.parameter.detach().clone() for t in self.targets} if self._keeps_latent else {}
+        )
         if rule.gradient_at is Point.QUANTIZED:
             self._quantize_parameters(self._rho(0))
 
@@ -138,7 +139,7 @@ class ProxOptimizer(torch.optim.Optimizer):
 
     @property
     def state(self) -> Any:  # type: ignore[override]
-        """The wrapped optimizer's state, with "latent" beside its own entries."""
+        """The wrapped optimizer's state; the latent weights are in `latent`."""
         return self.base.state
 
     @property
@@ -149,7 +150,7 @@ class ProxOptimizer(torch.optim.Optimizer):
         return math.inf if self.rule.always_hard else self.schedule(step)
 
     def _latent(self, t: Target) -> Tensor:
-        return self.base.state[t.parameter]["latent"] if self._keeps_latent else t.parameter
+        return self.latent.get(t.parameter, t.parameter)
 
     @torch.no_grad()
     def _quantize_parameters(self, rho: float) -> None:
@@ -204,12 +205,14 @@ class ProxOptimizer(torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """The wrapped optimizer's state, with the latent weights, and the step count."""
-        return {**self.base.state_dict(), "step_count": self.step_count}
+        return {**self.base.state_dict(), "step_count": self.step_count, "latent": list(self.latent.values())}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         rest = dict(state_dict)
         self.step_count = int(rest.pop("step_count", self.step_count))
+        for kept, value in zip(self.latent.values(), rest.pop("latent", []), strict=True):
+            kept.copy_(value)
         self.base.load_state_dict(rest)
 
     def __repr__(self) -> str:

@@ -77,3 +77,26 @@ def test_the_schedule_grows_linearly_and_then_is_hard():
     s = RhoSchedule(0.01, 5, 20)
     assert [s(0), s(5), s(10)] == pytest.approx([0.01, 0.02, 0.03])
     assert s(20) == math.inf
+
+
+@pytest.mark.parametrize("base", [torch.optim.SGD, torch.optim.Adam])
+def test_a_restored_optimizer_goes_on_as_the_first_would_have(base: type[torch.optim.Optimizer]) -> None:
+    def make(values: torch.Tensor) -> tuple[torch.nn.Parameter, ProxOptimizer]:
+        w = torch.nn.Parameter(values.clone())
+        target = Target(w, TERNARY, torch.ones(1), False)
+        return w, ProxOptimizer(base([w], lr=0.05), [target], RULES["pc"], lambda step: 0.1 * step)
+
+    start = torch.tensor([[0.4, -0.2, 0.7]])
+    w, optimizer = make(start)
+    for _ in range(3):
+        w.grad = torch.cos(w.detach())
+        optimizer.step()
+    v, restored = make(torch.zeros_like(start))
+    restored.load_state_dict(optimizer.state_dict())
+    with torch.no_grad():
+        v.copy_(w)
+    for parameter, o in ((w, optimizer), (v, restored)):
+        for _ in range(3):
+            parameter.grad = torch.cos(parameter.detach())
+            o.step()
+    assert torch.equal(v, w)

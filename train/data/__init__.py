@@ -5,6 +5,7 @@ normalization the network's pixel input uses. Training batches are made by `bitp
 """
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,12 @@ import torch
 from bitplane.train.data.dataset import Dataset, Split
 from bitplane.train.data.folder import load_folder
 from bitplane.train.errors import ConfigError, DataError
+from bitplane.train.fields import check_fields
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which images to train on.
+    """Which images to train on; a value that cannot be used raises ConfigError.
 
     Attributes:
         name: "digits", "cifar10", "cifar100", or the path of a folder `train/<class>/*` and `test/<class>/*`.
@@ -32,6 +34,9 @@ class DataConfig:
     directory: str = "data"
     download: bool = False
     size: int = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self, size=(0, math.inf))
 
 
 def load_data(config: DataConfig) -> Dataset:
@@ -47,7 +52,7 @@ def load_data(config: DataConfig) -> Dataset:
         return _cifar(config)
     if Path(config.name).is_dir():
         train, test, classes = load_folder(Path(config.name), config.size)
-        return _dataset(Path(config.name).resolve().name, train, test, classes, flip=True)
+        return _dataset(Path(config.name).absolute().name, train, test, classes, flip=True)
     raise ConfigError(f"data '{config.name}' is neither digits, cifar10, cifar100 nor an existing folder")
 
 
@@ -59,7 +64,7 @@ def _dataset(name: str, train: Split, test: Split, classes: tuple[str, ...], fli
 
 
 def _digits() -> Dataset:
-    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+    from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
     pixels = np.round(np.asarray(images).reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)

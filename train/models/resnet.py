@@ -10,6 +10,7 @@ The second form is Bi-Real Net's (Liu et al., ECCV 2018): a shortcut around ever
 convolution of shortcut form B reads the codes of quant1, as the block's first convolution does.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bitplane.train.activations import activation_quantizer
+from bitplane.train.errors import ConfigError
+from bitplane.train.fields import check_fields
 from bitplane.train.layers import LowBitConv2d, PadShortcut, PixelInput, ScaleOption
 from bitplane.train.levels import LEVEL_SETS
 
@@ -62,7 +65,7 @@ ARCHITECTURES = {
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything that determines a network's structure.
+    """Everything that determines a network's structure; a value that cannot be used raises ConfigError.
 
     Attributes:
         model: a key of `ARCHITECTURES`.
@@ -85,6 +88,12 @@ class ModelConfig:
     channels: int = 3
     zero_point: int = 121
     pixel_scale: float = 64.0
+
+    def __post_init__(self) -> None:
+        many = (1, math.inf)
+        check_fields(self, classes=many, channels=many, zero_point=(0, 255), pixel_scale=(1e-6, math.inf))
+        if self.model not in ARCHITECTURES:
+            raise ConfigError(f"model '{self.model}' is unknown; choose one of {', '.join(ARCHITECTURES)}")
 
 
 class BasicBlock(nn.Module):
@@ -110,7 +119,7 @@ class BasicBlock(nn.Module):
         s = _shortcut(self.downsample, x, a)
         if self.bi_real:
             y = y + s
-            return self.bn2(self.conv2(self.quant2(y))) + y  # type: ignore[no-any-return]
+            return self.bn2(self.conv2(self.quant2(y))) + y
         return torch.relu(self.bn2(self.conv2(self.quant2(torch.relu(y)))) + s)
 
 
@@ -141,7 +150,7 @@ class Bottleneck(nn.Module):
         y = rectify(self.bn1(self.conv1(a)))
         y = rectify(self.bn2(self.conv2(self.quant2(y))))
         y = self.bn3(self.conv3(self.quant3(y))) + _shortcut(self.downsample, x, a)
-        return rectify(y)  # type: ignore[no-any-return]
+        return rectify(y)
 
 
 class ResNet(nn.Module):
@@ -194,15 +203,11 @@ class ResNet(nn.Module):
         for stage in self.stages:
             x = getattr(self, stage)(x)
         # The pooling operator, unlike a mean, keeps the gradient channels-last.
-        return self.fc(functional.avg_pool2d(x, x.shape[-2:]).flatten(1))  # type: ignore[no-any-return]
+        return self.fc(functional.avg_pool2d(x, x.shape[-2:]).flatten(1))
 
 
 def build_model(config: ModelConfig) -> ResNet:
-    """Build an initialized network.
-
-    Raises:
-        KeyError: `config.model` is not in `ARCHITECTURES`.
-    """
+    """Build an initialized network."""
     return ResNet(config)
 
 
@@ -227,4 +232,4 @@ def _downsample(in_channels: int, out_channels: int, stride: int, config: ModelC
 def _shortcut(downsample: nn.Module | None, x: Tensor, a: Tensor) -> Tensor:
     if downsample is None:
         return x
-    return downsample(x if isinstance(downsample, PadShortcut) else a)  # type: ignore[no-any-return]
+    return downsample(x if isinstance(downsample, PadShortcut) else a)

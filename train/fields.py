@@ -1,0 +1,40 @@
+"""The check of a configuration's fields: types and choices from their annotations, ranges given."""
+
+import math
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+
+from bitplane.train.errors import ConfigError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+
+def check_fields(config: "DataclassInstance", **ranges: tuple[float, float]) -> None:
+    """Refuse a configuration with an unusable field.
+
+    Args:
+        config: a dataclass whose fields are annotated by a Literal, str, bool, int, float or another class.
+        ranges: smallest and largest value of numeric fields, both included.
+
+    Raises:
+        ConfigError: names the first field that is not of its type, not among its choices, not finite or out of range.
+    """
+    hints = get_type_hints(type(config))
+    for name in (f.name for f in fields(config)):
+        value, hint = getattr(config, name), hints[name]
+        if get_origin(hint) is Literal:
+            if not any(value == c and type(value) is type(c) for c in get_args(hint)):
+                raise ConfigError(f"`{name}` (={value!r}) must be one of {', '.join(map(str, get_args(hint)))}")
+        elif not _is(value, hint):
+            raise ConfigError(f"`{name}` (={value!r}) must be of type {hint.__name__}")
+        elif name in ranges and not ranges[name][0] <= value <= ranges[name][1]:
+            low, high = ranges[name]
+            limit = f"at least {low:g}" if math.isinf(high) else f"between {low:g} and {high:g}"
+            raise ConfigError(f"`{name}` (={value}) must be {limit}")
+
+
+def _is(value: Any, kind: type) -> bool:
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, kind) and (kind is not int or not isinstance(value, bool))
