@@ -83,7 +83,7 @@ def test_the_schedule_grows_linearly_and_then_is_hard():
 def test_a_restored_optimizer_goes_on_as_the_first_would_have(base: type[torch.optim.Optimizer]) -> None:
     def make(values: torch.Tensor) -> tuple[torch.nn.Parameter, ProxOptimizer]:
         w = torch.nn.Parameter(values.clone())
-        target = Target(w, TERNARY, torch.ones(1), False)
+        target = Target(w, LEVEL_SETS["ternary"], torch.ones(1), False)
         return w, ProxOptimizer(base([w], lr=0.05), [target], RULES["pc"], lambda step: 0.1 * step)
 
     start = torch.tensor([[0.4, -0.2, 0.7]])
