@@ -105,19 +105,27 @@ def plot(rows: list[Row], path: str) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(7, 4.5))
-    for r in rows:
-        if r.accuracy is not None:
-            axes.scatter(r.latency.median, 100 * r.accuracy, marker="o" if r.engine == "bitplane" else "s")
-            label = f"{r.name.rsplit('/', 1)[-1]}\n{r.engine}, {r.threads} thr"
-            axes.annotate(label, (r.latency.median, 100 * r.accuracy), fontsize=7, xytext=(4, 4), textcoords="offset points")
+    figure, axes = plt.subplots(figsize=(7, 5))
+    engines = sorted({r.engine for r in rows})
+    threads = sorted({r.threads for r in rows})
+    for index, r in enumerate(r for r in rows if r.accuracy is not None):
+        axes.scatter(
+            r.latency.median,
+            100 * r.accuracy,
+            marker="os^Dv"[engines.index(r.engine) % 5],
+            s=60,
+            facecolor=f"C{index % 10}" if r.threads == threads[0] else "none",
+            edgecolor=f"C{index % 10}",
+            label=f"{r.name.rsplit('/', 1)[-1]}, {r.engine}, {r.threads} thread{'s' * (r.threads > 1)}",
+        )
     axes.set_xscale("log")
     axes.set_xlabel("median latency, ms")
     axes.set_ylabel("top-1 accuracy, %")
     axes.margins(0.2)
-    axes.grid(alpha=0.3)
-    figure.tight_layout()
-    figure.savefig(path, dpi=130)
+    axes.grid(alpha=0.3, which="both")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), fontsize=7, ncols=2, frameon=False)
+    figure.savefig(path, dpi=130, bbox_inches="tight")
     plt.close(figure)
 
 
