@@ -108,10 +108,11 @@ def plot(rows: list[Row], path: str) -> None:
     figure, axes = plt.subplots(figsize=(7, 5))
     engines = sorted({r.engine for r in rows})
     threads = sorted({r.threads for r in rows})
-    for index, r in enumerate(r for r in rows if r.accuracy is not None):
+    points = [(r, 100 * r.accuracy) for r in rows if r.accuracy is not None]
+    for index, (r, top1) in enumerate(points):
         axes.scatter(
             r.latency.median,
-            100 * r.accuracy,
+            top1,
             marker="os^Dv"[engines.index(r.engine) % 5],
             s=60,
             facecolor=f"C{index % 10}" if r.threads == threads[0] else "none",

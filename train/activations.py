@@ -22,7 +22,8 @@ class _RoundClamp(torch.autograd.Function):
         return value
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        (grad,) = grad_outputs
         x, value, width = ctx.saved_tensors
         grad_x = torch.ops.aten.hardtanh_backward(grad, x / width, 0, ctx.top)
         # d value / d step is code - x / step inside the range and the code outside it.
@@ -65,8 +66,8 @@ class _Sign(torch.autograd.Function):
         return (x >= 0).to(x.dtype).mul_(2).sub_(1)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+        (grad,), (x,) = grad_outputs, ctx.saved_tensors
         return grad * (2 - 2 * x.abs()).clamp_(min=0)
 
 
