@@ -6,10 +6,13 @@ import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from tyro.conf import Positional, arg
+
+if TYPE_CHECKING:
+    from bitplane.train.config import TrainConfig
 
 
 class UsageError(Exception):
@@ -82,7 +85,26 @@ def train(
         seed=seed,
         mixed_precision=mixed_precision,
     )
+    if resume:
+        _refuse_other_options(config, output)
     _write_json(json, run_training(config, output, resume=resume, init=init))
+
+
+def _refuse_other_options(config: "TrainConfig", run: Path) -> None:
+    # A run is resumed by its stored configuration: an option that says otherwise would be ignored silently.
+    from bitplane.train.checkpoint import read_config
+    from bitplane.train.config import TrainConfig
+
+    def flat(c: TrainConfig) -> dict[str, Any]:
+        d = asdict(c)
+        return {k: v for part in (d, d["model"], d["optimizer"]) for k, v in part.items() if not isinstance(v, dict)}
+
+    stored, default = flat(read_config(run)), flat(TrainConfig())
+    for key, value in flat(config).items():
+        if value not in (default[key], stored[key]):
+            raise UsageError(
+                f"{run}: was trained with {key} {stored[key]}, not {value}; leave the option out, or use a new --output"
+            )
 
 
 def export(run: Positional[Path], output: Annotated[Path, arg(aliases=["-o"])], json: Path | None = None) -> None:
@@ -297,6 +319,8 @@ def _read_image(path: Path, form: dict[str, Any]) -> np.ndarray:
 def _write_json(path: Path | None, value: Any) -> None:
     if path is None:
         return
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path}: exists and is not a regular file; choose another path")
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("w") as f:
@@ -306,4 +330,4 @@ def _write_json(path: Path | None, value: Any) -> None:
         temporary.replace(path)
     except OSError as e:
         temporary.unlink(missing_ok=True)
-        raise UsageError(f"{path}: cannot be written ({e})") from e
+        raise UsageError(f"{path}: cannot be written ({e.strerror}); choose another path or free some space") from e

@@ -12,9 +12,11 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` to a temporary file beside `path`, flush it to the disk, and rename it to `path`.
 
     Raises:
-        ExportError: the folder is missing or not writable, or the disk is full; nothing is left behind, and a file that was at
-            `path` is as before.
+        ExportError: the folder is missing or not writable, the disk is full, or `path` is a folder or device; nothing is left
+            behind, and a file that was at `path` is as before.
     """
+    if path.exists() and not path.is_file():
+        raise ExportError(f"{path}: exists and is not a regular file; choose another path")
     temporary: str | None = None
     try:
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

@@ -62,6 +62,8 @@ def parse(source: str | Path | bytes) -> Model:
     except OSError as error:
         raise ModelError(f"{label}: cannot be read ({error.strerror}); check the path") from None
     try:
+        if not data:  # protobuf reads it as a message without fields
+            raise ValueError
         proto = onnx.load_model_from_string(data)
     except (DecodeError, ValueError):
         raise ModelError(f"{label}: not an ONNX model, or truncated; export it again") from None

@@ -80,6 +80,7 @@ def newest_checkpoint(run: Path) -> Path:
 def write_config(run: Path, config: TrainConfig) -> None:
     """Store a run's configuration."""
     temporary = run / ".config.json.tmp"
+    new = not run.exists()
     try:
         run.mkdir(parents=True, exist_ok=True)
         temporary.write_text(json.dumps(asdict(config), indent=1) + "\n")
@@ -87,6 +88,8 @@ def write_config(run: Path, config: TrainConfig) -> None:
         temporary.rename(run / "config.json")
     except OSError as e:
         temporary.unlink(missing_ok=True)
+        if new:
+            shutil.rmtree(run, ignore_errors=True)
         raise CheckpointError(f"{run}: cannot be written ({e}); free some space or choose another folder") from e
 
 
