@@ -1,40 +1,58 @@
-"""A trained network, in memory or in the folder of a run, to one checked and packed ONNX file."""
+"""A network, from wherever it comes, to one checked ONNX file.
+
+source -> read_* -> fold_affine -> [check_reading] -> quantize -> write_* -> [verify] -> metadata -> write_atomically
+"""
 
 import copy
-import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import onnx
+import onnx.inliner
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from bitplane.export.calibrate import calibrate
 from bitplane.export.errors import ExportError
-from bitplane.export.fold import level_integers
-from bitplane.export.graph import build_graph
-from bitplane.export.verify import Verification, verify
+from bitplane.export.floating import write_dequantized
+from bitplane.export.fold import fold_affine
+from bitplane.export.network import Conv, Network, Normalize, Quantize, Sign
+from bitplane.export.packed import Written, write_packed
+from bitplane.export.qonnx import QONNX_DOMAINS, runnable, write_qonnx
+from bitplane.export.quantize import Quantization, quantize
+from bitplane.export.read_onnx import read_onnx
+from bitplane.export.read_torch import Normalization, quantizer_outputs, read_torch
+from bitplane.export.sources import IMAGENET, file_sha256, load_onnx, load_torchvision
+from bitplane.export.verify import Verification, check_reading, few, run_onnxruntime, verify
 from bitplane.export.write import write_atomically
 from bitplane.runtime import format as fmt
-from bitplane.train.models import ResNet
+from bitplane.runtime.digest import planes_sha256, weights_sha256
+from bitplane.train.layers import PixelInput
+from bitplane.train.levels import LEVEL_SETS
+
+Form = Literal["packed", "inlined", "dequantized", "qonnx"]
+KEEP_ALL = Quantization()
+BATCH = 8
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a network comes from; the keys of `export_model`'s metadata.
+    """Where a network comes from: what goes into the file's metadata.
 
     Attributes:
+        model: name of the architecture.
         method: update rule.
         dataset: name of the data set.
         classes: class names in the order of the logits; empty for "0", "1", ...
         accuracy: what training measured, such as {"test_top1": 0.91, "epochs": 40}; JSON values.
-        checkpoint_sha256: hexadecimal SHA-256 of the checkpoint's `model.safetensors`.
+        checkpoint_sha256: hexadecimal SHA-256 of the file that the weights came from.
     """
 
+    model: str = ""
     method: str = ""
     dataset: str = ""
     classes: tuple[str, ...] = ()
@@ -44,31 +62,44 @@ class Origin:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One convolution of the file: its name, operator, weight shape [O, C, kh, kw], and bytes of weights, scale and bias."""
+    """One convolution or fully connected layer of the file.
+
+    Attributes:
+        name: its name.
+        operator: operator that computes it.
+        levels: level set of its weight, "int8" or "float".
+        weight_shape: [O, C / group, kh, kw].
+        bytes: of its weight, scale and bias in the file.
+        reason: why it computes in floating point; "" if it does not.
+    """
 
     name: str
     operator: str
+    levels: str
     weight_shape: tuple[int, ...]
     bytes: int
+    reason: str
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written and how it compares with PyTorch.
+    """What was written and how it compares with the source.
 
     Attributes:
         path: the file.
+        form: "packed", "inlined", "dequantized" or "qonnx".
         bytes: its size.
         samples: images of the self-check.
-        top1_agreement: part of the samples on which onnxruntime on the file and the trained network name the same class.
+        top1_agreement: part of the samples on which onnxruntime on the file and the source name the same class.
         max_logit_difference: largest absolute difference of a logit between the two.
-        reference_top1_agreement: the same against PyTorch with the file's int8 stem and activation codes: rounding only.
+        reference_top1_agreement: the same against the quantized network with the file's activation codes: rounding only.
         reference_max_logit_difference: the same.
         reference_code_mismatch: largest share of a quantizer's codes that differ from that reference's.
-        layers: the convolutions in order.
+        layers: the convolutions and fully connected layers in order.
     """
 
     path: str
+    form: str
     bytes: int
     samples: int
     top1_agreement: float
@@ -79,48 +110,81 @@ class ExportReport:
     layers: tuple[LayerReport, ...]
 
 
-def export_model(model: ResNet, metadata: Mapping[str, Any], samples: Tensor, path: str | Path) -> ExportReport:
-    """Pack a network into one ONNX file (`FORMAT.md`); a network of float weights becomes a plain float32 file.
+def to_onnx(
+    source: nn.Module | onnx.ModelProto,
+    samples: Tensor | np.ndarray,
+    path: str | Path,
+    *,
+    quantization: Quantization = KEEP_ALL,
+    normalize: Normalization | None = None,
+    form: Form = "packed",
+    metadata: Mapping[str, Any] | None = None,
+    force: bool = False,
+) -> ExportReport:
+    """Write a network as one ONNX file (`FORMAT.md`).
+
+    Low-bit weights stay as they were trained; what else is quantized, and how, says `quantization`. A network without any low-bit
+    weight becomes a plain float32 file in every form but "packed" with `quantization.weights`.
 
     Args:
-        model: the network, with its weights in the level set; not modified.
+        source: a torch module whose forward torch.fx can trace, or a float ONNX or QONNX model; not modified.
+        samples: real images [N, C, H, W] as the network takes them: uint8 pixels, or float32 where it takes floats and no
+            `normalize` is given. They calibrate activations and check the file; a few hundred are plenty.
+        path: where to write.
+        quantization: what is quantized after training; by default nothing but the first and last layer (8 bits) and the
+            activations that low-bit weights read (8 bits, calibrated).
+        normalize: mean and standard deviation in pixels, of a torch module that takes normalized floats: the file takes pixels.
+        form: "packed" (functions of domain `bitplane`), "inlined" (the same with its functions expanded), "dequantized" (plain
+            weights and standard float operators), or "qonnx".
         metadata: fields of `Origin`; all are optional.
-        samples: uint8 [N, C, H, W], real images of the size to export for: they calibrate float activations and check the file.
-        path: where to write; an existing file is replaced once the new one is complete.
+        force: replace a file at `path`, once the new one is complete.
 
     Raises:
-        ExportError: weights are off the level set, an argument does not fit the network, the file does not compute what the
-            network does, or it cannot be written. Nothing is left behind.
+        ExportError: a layer is not supported, weights are off the level set, an argument does not fit the network, the file does
+            not compute what the network does, or it cannot be written. Nothing is left behind.
     """
-    origin = _origin(model, metadata)
-    _check_samples(model, samples)
-    samples = samples.cpu()
-    trained = copy.deepcopy(model).cpu().float().eval()
-    is_float = model.config.weights == "float"
-    needs_codes = trained.config.activations == 32 and not is_float
-    for name, conv in trained.low_bit_layers().items():
-        level_integers(name, conv)  # refuse an unfinished network before the samples are run
-    source = calibrate(trained, samples) if needs_codes else trained
-    size = (int(samples.shape[2]), int(samples.shape[3]))
-    file, planes = build_graph(source, size)
-    verification = verify(file, trained, source, samples)
-    onnx.helper.set_model_props(file, _metadata(source, origin, size, planes, verification))
+    target = Path(path)
+    if target.exists() and not force:
+        raise ExportError(f"{target}: exists; add --force (force=True) to replace it, or choose another path")
+    if form not in ("packed", "inlined", "dequantized", "qonnx"):
+        raise ExportError(f"`form` (={form!r}) must be packed, inlined, dequantized or qonnx")
+    images = torch.as_tensor(samples).cpu()
+    _check_samples(images)
+    reading = _read(source, images, normalize)
+    origin = _origin(reading.network, metadata or {})
+    low_bit = (n for n in reading.network.nodes if isinstance(n, Conv) and n.weight.integers is not None)
+    is_float = quantization.weights == "keep" and next(low_bit, None) is None
+    network = reading.network if is_float else quantize(reading.network, quantization, reading.images)
+    file, written = _write(network, "dequantized" if is_float and form == "packed" else form)
+    verification = verify(runnable(file) if form == "qonnx" else file, network, reading.images, reading.logits)
+    onnx.helper.set_model_props(file, _metadata(file, network, origin, reading, verification))
     data = file.SerializeToString(deterministic=True)
-    write_atomically(Path(path), data)
-    return ExportReport(str(path), len(data), **asdict(verification), layers=_layers(file))
+    write_atomically(target, data)
+    return ExportReport(str(target), form, len(data), **asdict(verification), layers=_layers(file, network, written))
 
 
-def export_run(run_dir: str | Path, out_path: str | Path, samples: int = 256) -> ExportReport:
+def export_run(
+    run_dir: str | Path,
+    out_path: str | Path,
+    samples: int = 256,
+    *,
+    quantization: Quantization = KEEP_ALL,
+    form: Form = "packed",
+    force: bool = False,
+) -> ExportReport:
     """Export a finished run of `bitplane.train`.
 
     Args:
         run_dir: folder of the run, with `config.json` and `final/`.
         out_path: where to write the ONNX file.
         samples: training images, evenly spaced, that calibrate and check the file.
+        quantization: as in `to_onnx`.
+        form: as in `to_onnx`.
+        force: as in `to_onnx`.
 
     Raises:
         BitplaneError: the run is unfinished or damaged, or its data set is missing (`CheckpointError`, `DataError`); or what
-            `export_model` raises.
+            `to_onnx` raises.
     """
     from bitplane.train.checkpoint import load_final
     from bitplane.train.data import load_data
@@ -128,78 +192,230 @@ def export_run(run_dir: str | Path, out_path: str | Path, samples: int = 256) ->
     run = Path(run_dir)
     model, config, result = load_final(run)
     data = load_data(config.data)
-    images = data.train.images
-    picked = torch.linspace(0, len(images) - 1, min(samples, len(images))).long()
-    digest = hashlib.sha256((run / "final" / "model.safetensors").read_bytes()).hexdigest()
     metadata = {
+        "model": config.model.model,
         "method": config.optimizer.method,
         "dataset": data.name,
         "classes": tuple(result.get("classes", data.classes)),
         "accuracy": {k: result[k] for k in ("test_top1", "epochs") if k in result},
-        "checkpoint_sha256": digest,
+        "checkpoint_sha256": file_sha256(run / "final" / "model.safetensors"),
     }
-    return export_model(model, metadata, images[picked], out_path)
+    images = evenly(data.train.images, samples)
+    return to_onnx(model, images, out_path, quantization=quantization, form=form, metadata=metadata, force=force)
 
 
-def _origin(model: ResNet, metadata: Mapping[str, Any]) -> Origin:
+def export_file(
+    source: str | Path,
+    out_path: str | Path,
+    samples: Tensor | np.ndarray,
+    *,
+    quantization: Quantization = KEEP_ALL,
+    form: Form = "packed",
+    normalize: Normalization | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    force: bool = False,
+) -> ExportReport:
+    """Export an ONNX or QONNX file, or a torchvision ResNet-18, 34 or 50 `state_dict` in safetensors.
+
+    Args:
+        source: the file.
+        out_path: where to write.
+        samples: images as in `to_onnx`; pixels for a `state_dict`.
+        quantization: as in `to_onnx`.
+        form: as in `to_onnx`.
+        normalize: of a `state_dict`: mean and standard deviation in pixels; torchvision's by default.
+        metadata: fields of `Origin`.
+        force: as in `to_onnx`.
+
+    Raises:
+        BitplaneError: the file cannot be read; or what `to_onnx` raises.
+    """
+    path = Path(source)
+    more = {"quantization": quantization, "form": form, "force": force}
+    if path.suffix == ".onnx":
+        model = load_onnx(path)
+        known = {"model": path.stem, "checkpoint_sha256": file_sha256(path), **(metadata or {})}
+        return to_onnx(model, samples, out_path, normalize=normalize, metadata=known, **more)  # type: ignore[arg-type]
+    network = load_torchvision(path)
+    network.input = _Unchanged()  # the module takes normalized floats; `normalize` says how pixels become them
+    known = {"model": network.config.model, "checkpoint_sha256": file_sha256(path), **(metadata or {})}
+    return to_onnx(network, samples, out_path, normalize=normalize or IMAGENET, metadata=known, **more)  # type: ignore[arg-type]
+
+
+def evenly(images: Tensor, count: int) -> Tensor:
+    """At most `count` images, evenly spaced."""
+    if count < 1:
+        raise ExportError(f"`samples` (={count}) must be at least 1")
+    return images[torch.linspace(0, len(images) - 1, min(count, len(images))).long()]
+
+
+class _Unchanged(nn.Identity):
+    """Stands where a network has its `PixelInput`."""
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A source as read: its folded network, the images as the file takes them, and what the source makes of them."""
+
+    network: Network
+    images: Tensor
+    logits: np.ndarray
+    normalize: tuple[list[float], list[float]] | None
+
+
+def _check_samples(images: Tensor) -> None:
+    if images.dim() != 4 or not images.numel() or images.dtype not in (torch.uint8, torch.float32):
+        raise ExportError(
+            f"samples: {images.dtype} {list(images.shape)} given; they must be uint8 pixels or float32, [N, C, H, W] with N > 0"
+        )
+    if images.dtype == torch.float32 and not torch.isfinite(images).all():
+        raise ExportError("samples: contain NaN or infinity; give real images")
+
+
+def _read(source: nn.Module | onnx.ModelProto, images: Tensor, normalize: Normalization | None) -> _Reading:
+    if isinstance(source, onnx.ModelProto):
+        if normalize is not None:
+            raise ExportError("`normalize` is for torch modules; an ONNX model says itself what it reads")
+        return _read_onnx(source, images)
+    module = copy.deepcopy(source).cpu().float().eval()
+    shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
+    channels = getattr(getattr(module, "config", None), "channels", shape[0])
+    if channels != shape[0]:
+        raise ExportError(f"samples: {list(images.shape)} given; the network takes {channels} channels")
+    _check_zero_point(module)
+    network = fold_affine(read_torch(module, shape, normalize))
+    _check_kind(network, images)
+
+    def run(x: Tensor) -> Tensor:
+        if normalize is not None:
+            mean, std = (torch.as_tensor(v, dtype=torch.float32).reshape(-1, 1, 1) for v in normalize)
+            x = (x.float() - mean) / std
+        return module(x)
+
+    logits = _batches(run, images)
+    checked = few(images)
+    values = quantizer_outputs(module, lambda: run(checked))
+    check_reading(network, checked, run_no_grad(run, checked), values)
+    return _Reading(network, images, logits, _pixel_form(network))
+
+
+def _read_onnx(source: onnx.ModelProto, images: Tensor) -> _Reading:
+    label = source.graph.name or "model"
+    shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
+    network = fold_affine(read_onnx(source, label, shape))
+    if not network.pixels and images.dtype == torch.uint8:
+        images = images.float()
+    _check_kind(network, images)
+    qonnx = any(n.domain in QONNX_DOMAINS for n in source.graph.node)
+    try:
+        (logits,) = run_onnxruntime(runnable(source) if qonnx else source, images)
+    except ExportError:
+        raise
+    except Exception as e:  # onnxruntime's errors share no base class
+        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+        raise ExportError(f"{label}: onnxruntime cannot run the source ({reason}); check the file and the samples") from e
+    checked = few(images)
+    quantizers = any(isinstance(n, Quantize | Sign) for n in network.nodes)
+    if not quantizers:
+        check_reading(network, checked, logits[:: -(-len(images) // 32)], {})
+    return _Reading(network, images, logits, _pixel_form(network))
+
+
+def _check_kind(network: Network, images: Tensor) -> None:
+    wanted = torch.uint8 if network.pixels else torch.float32
+    if images.dtype != wanted:
+        remedy = "give pixels as they are decoded" if network.pixels else "give normalized images, or `normalize` with pixels"
+        raise ExportError(f"samples: {images.dtype} given, the network takes {wanted}; {remedy}")
+
+
+def _check_zero_point(module: nn.Module) -> None:
+    for m in module.modules():
+        zero_point = float(m.zero_point) if isinstance(m, PixelInput) else 0.0
+        if zero_point != round(zero_point) or not 0 <= zero_point <= 255:
+            raise ExportError(f"input: the zero point (={zero_point}) must be an integer byte; train with a whole `zero_point`")
+
+
+@torch.no_grad()
+def run_no_grad(run: Callable[[Tensor], Tensor], images: Tensor) -> np.ndarray:
+    """`run` of images without gradients, as an array."""
+    return run(images).numpy()
+
+
+def _batches(run: Callable[[Tensor], Tensor], images: Tensor) -> np.ndarray:
+    try:
+        return np.concatenate([run_no_grad(run, part) for part in images.split(BATCH)]).reshape(len(images), -1)
+    except RuntimeError as e:  # torch: the images do not fit the module
+        raise ExportError(f"samples: {list(images.shape)} do not fit the network ({str(e).splitlines()[0]})") from e
+
+
+def _pixel_form(network: Network) -> tuple[list[float], list[float]] | None:
+    for node in network.nodes:
+        if isinstance(node, Normalize):
+            return node.mean.tolist(), node.std.tolist()
+    return None
+
+
+def _write(network: Network, form: Form) -> tuple[onnx.ModelProto, dict[str, Written]]:
+    if form in ("packed", "inlined"):
+        file, written = write_packed(network)
+        return (file if form == "packed" else onnx.inliner.inline_local_functions(file)), written
+    file = write_dequantized(network) if form == "dequantized" else write_qonnx(network)
+    reason = "the form is dequantized" if form == "dequantized" else "the form is QONNX"
+    return file, {n.name: Written("Conv", reason) for n in network.nodes if isinstance(n, Conv)}
+
+
+def _origin(network: Network, metadata: Mapping[str, Any]) -> Origin:
     unknown = sorted(set(metadata) - {f.name for f in fields(Origin)})
     if unknown:
         raise ExportError(f"metadata: unknown key {unknown[0]!r}; known are {', '.join(f.name for f in fields(Origin))}")
     origin = Origin(**metadata)
-    if origin.classes and len(origin.classes) != model.config.classes:
+    if origin.classes and len(origin.classes) != network.classes:
         raise ExportError(
-            f"metadata: `classes` has {len(origin.classes)} names for {model.config.classes} logits; give one name each"
+            f"metadata: `classes` has {len(origin.classes)} names for {network.classes} logits; give one name each"
         )
-    return origin
+    return replace(origin, model=origin.model or network.name)
 
 
-def _check_samples(model: ResNet, samples: Tensor) -> None:
-    if samples.dtype != torch.uint8 or samples.dim() != 4 or samples.shape[1] != model.config.channels or not samples.numel():
-        raise ExportError(
-            f"samples: {samples.dtype} {list(samples.shape)} given;"
-            f" they must be torch.uint8 [N, {model.config.channels}, H, W] with N > 0"
-        )
-    zero_point = float(model.input.zero_point)
-    if zero_point != round(zero_point) or not 0 <= zero_point <= 255:
-        raise ExportError(f"input: the zero point (={zero_point}) must be an integer byte; train with a whole `zero_point`")
-
-
-def _metadata(model: ResNet, origin: Origin, size: tuple[int, int], planes: str, verification: Verification) -> dict[str, str]:
-    config = model.config
-    pixels = {
-        "size": list(size),
-        "channels": config.channels,
-        "zero_point": int(model.input.zero_point),
-        "scale": float(model.input.scale),
-    }
+def _metadata(
+    file: onnx.ModelProto, network: Network, origin: Origin, reading: _Reading, verification: Verification
+) -> dict[str, str]:
+    channels, *size = network.input_shape
+    pixels: dict[str, Any] = {"size": size, "channels": channels}
+    if reading.normalize is not None:
+        mean, std = reading.normalize
+        pixels |= {"mean": mean, "std": std}
+        if len(set(mean)) == len(set(std)) == 1 and mean[0].is_integer():
+            pixels |= {"zero_point": int(mean[0]), "scale": std[0]}
+    convs = [n for n in network.nodes if isinstance(n, Conv)]
+    producers = network.producers()
+    levels = {c.weight.levels for c in convs if c.weight.levels in LEVEL_SETS} or {"float"}
+    bits = {
+        1 if isinstance(q, Sign) else (q.high - q.low).bit_length()
+        for c in convs
+        if c.weight.levels in LEVEL_SETS and isinstance(q := producers.get(c.source), Quantize | Sign)
+    } or {32}
     return {
         fmt.META_FORMAT_VERSION: fmt.FORMAT_VERSION,
-        fmt.META_MODEL: config.model,
+        fmt.META_MODEL: origin.model,
         fmt.META_METHOD: origin.method,
-        fmt.META_LEVEL_SET: config.weights,
-        fmt.META_ACTIVATION_BITS: str(config.activations),
+        fmt.META_LEVEL_SET: levels.pop() if len(levels) == 1 else "mixed",
+        fmt.META_ACTIVATION_BITS: str(bits.pop()) if len(bits) == 1 else "mixed",
         fmt.META_DATASET: origin.dataset,
-        fmt.META_CLASSES: json.dumps(list(origin.classes) or [str(i) for i in range(config.classes)]),
+        fmt.META_CLASSES: json.dumps(list(origin.classes) or [str(i) for i in range(network.classes)]),
         fmt.META_INPUT: json.dumps(pixels),
         fmt.META_ACCURACY: json.dumps(dict(origin.accuracy or {})),
-        fmt.META_PLANES_SHA256: planes,
+        fmt.META_PLANES_SHA256: planes_sha256(file.graph),
+        fmt.META_WEIGHTS_SHA256: weights_sha256(file.graph),
         fmt.META_CHECKPOINT_SHA256: origin.checkpoint_sha256,
         fmt.META_VERIFICATION: json.dumps(asdict(verification)),
     }
 
 
-def _layers(file: onnx.ModelProto) -> tuple[LayerReport, ...]:
-    constants = {t.name: t for t in file.graph.initializer}
+def _layers(file: onnx.ModelProto, network: Network, written: Mapping[str, Written]) -> tuple[LayerReport, ...]:
+    sizes = {t.name: prod(t.dims) * onnx.helper.tensor_dtype_to_np_dtype(t.data_type).itemsize for t in file.graph.initializer}
     layers: list[LayerReport] = []
-    for node in file.graph.node:
-        if not node.op_type.endswith("Conv"):
-            continue
-        own = [constants[name] for name in node.input if name in constants]
-        shape = tuple(own[0].dims)
-        for attribute in node.attribute:
-            if attribute.name == "weight_shape":
-                o, kh, kw, c = attribute.ints
-                shape = (o, c, kh, kw)
-        size = sum(prod(t.dims) * onnx.helper.tensor_dtype_to_np_dtype(t.data_type).itemsize for t in own)
-        layers.append(LayerReport(node.name, node.op_type, shape, size))
+    for conv in (n for n in network.nodes if isinstance(n, Conv)):
+        own = sum(size for name, size in sizes.items() if name.rpartition(".")[0] == conv.name)
+        how = written[conv.name]
+        layers.append(LayerReport(conv.name, how.operator, conv.weight.levels, conv.weight.shape, own, how.reason))
     return tuple(layers)

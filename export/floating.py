@@ -1,73 +1,140 @@
-"""The float dialect: standard float32 operators with BatchNorm folded in, the twin that other engines are measured on."""
+"""The dequantized file: the same network in standard float32 operators, for everything that knows nothing of `bitplane`.
 
-from dataclasses import dataclass
+Quantizers become Div, Round, Clip, Mul; weights are stored as the values they have. A float network is written so too: the twin
+that other engines are measured on.
+"""
+
+from collections.abc import Container
 
 import numpy as np
-from onnx import TensorProto
-from torch import nn
+from onnx import ModelProto, TensorProto
 
-from bitplane.export.builder import GraphBuilder, channel_pads, square_pads
+from bitplane.export.builder import GraphBuilder, channel_pads, scalar
 from bitplane.export.errors import ExportError
-from bitplane.export.fold import batch_norm_affine, to_float64
-from bitplane.train.activations import LearnedStep
-from bitplane.train.layers import PadShortcut, PixelInput
+from bitplane.export.network import (
+    Add,
+    Affine,
+    Conv,
+    Flatten,
+    GlobalAveragePool,
+    Kept,
+    MaxPool,
+    Network,
+    Node,
+    Normalize,
+    PadShortcut,
+    Quantize,
+    Relu,
+    Sign,
+)
 
 
-@dataclass
-class FloatDialect:
-    """Writes a ResNet's parts as standard ONNX operators in float32.
+def write_dequantized(network: Network) -> ModelProto:
+    """Write a network in standard float32 operators (opset 18), without metadata."""
+    builder = GraphBuilder()
+    ends = _ending_gemm(network)
+    for node in network.nodes:
+        builder.names[node.name] = write_node(builder, node, ends)
+    return builder.model(network)
 
-    Attributes:
-        builder: where nodes go.
+
+def _ending_gemm(network: Network) -> set[str]:
+    """The fully connected layer that ends the network and the `Flatten` after it."""
+    last = network.producers()[network.output]
+    source = network.producers().get(last.source) if isinstance(last, Flatten) else None
+    is_dense = isinstance(source, Conv) and source.dense and len(network.readers()[source.name]) == 1
+    return {last.name, source.name} if is_dense and source is not None else set()
+
+
+def write_node(b: GraphBuilder, node: Node, ends: Container[str] = (), weight: str | None = None) -> str:
+    """Append a node and return its value's name in the file.
+
+    Args:
+        b: where to.
+        node: the node.
+        ends: the fully connected layer that is written as `Gemm`, and the `Flatten` after it.
+        weight: name of a convolution's weight, where it is not to be a float initializer.
+
+    Raises:
+        ExportError: the node is a BatchNorm that is not folded.
     """
+    if isinstance(node, Kept):
+        return b.keep(node)
+    value = b.names[node.source]
+    match node:
+        case Normalize():
+            mean, std = (v.astype(np.float32).reshape(-1, 1, 1) for v in (node.mean, node.std))
+            value = b.node("Cast", f"{node.name}.cast", [value], to=int(TensorProto.FLOAT))
+            value = b.node("Sub", f"{node.name}.sub", [value, b.constant(f"{node.name}.mean", mean)])
+            return b.node("Div", node.name, [value, b.constant(f"{node.name}.std", std)])
+        case Conv():
+            return _gemm(b, node, value) if node.name in ends else _conv(b, node, value, weight)
+        case Quantize():
+            step = b.constant(f"{node.name}.step", scalar(node.step))
+            low, high = (b.constant(f"{node.name}.{k}", scalar(v)) for k, v in (("low", node.low), ("high", node.high)))
+            value = b.node("Div", f"{node.name}.div", [value, step])
+            value = b.node("Round", f"{node.name}.round", [value])
+            value = b.node("Clip", f"{node.name}.clip", [value, low, high])
+            return b.node("Mul", node.name, [value, step])
+        case Sign():
+            zero, high, low = (
+                b.constant(f"{node.name}.{k}", scalar(v)) for k, v in (("zero", 0), ("high", node.scale), ("low", -node.scale))
+            )
+            value = b.node("GreaterOrEqual", f"{node.name}.at_least_zero", [value, zero])
+            return b.node("Where", node.name, [value, high, low])
+        case Relu():
+            return b.node("Relu", node.name, [value])
+        case Add():
+            return b.node("Add", node.name, [value, b.names[node.other]])
+        case MaxPool():
+            return b.max_pool(node, value)
+        case GlobalAveragePool():
+            return b.node("GlobalAveragePool", node.name, [value])
+        case PadShortcut():
+            return _pad_shortcut(b, node, value)
+        case Flatten():
+            return value if node.name in ends else b.flatten(node, value)
+        case Affine():
+            raise ExportError(f"{node.name}: an affine map is left unfolded; please report this defect")
 
-    builder: GraphBuilder
 
-    def stem(self, pixels: PixelInput, conv: nn.Conv2d, bn: nn.BatchNorm2d, value: str) -> str:
-        """(pixel - zero_point) / scale, then `Conv`."""
-        b = self.builder
-        zero_point = b.constant("input.zero_point", np.asarray(float(pixels.zero_point), np.float32))
-        scale = b.constant("input.scale", np.asarray(float(pixels.scale), np.float32))
-        value = b.node("Cast", "input.cast", [value], to=int(TensorProto.FLOAT))
-        value = b.node("Sub", "input.sub", [value, zero_point])
-        value = b.node("Div", "input.div", [value, scale])
-        return self.conv("conv1", conv, bn, nn.Identity(), value)
+def _conv(b: GraphBuilder, conv: Conv, value: str, weight: str | None) -> str:
+    pads = list(conv.pads)
+    if any(pads) and conv.pad_value != 0:
+        top, left, bottom, right = pads
+        sizes = b.constant(f"{conv.name}.pads", np.array([0, 0, top, left, 0, 0, bottom, right]))
+        fill = b.constant(f"{conv.name}.pad_value", scalar(conv.pad_value))
+        value, pads = b.node("Pad", f"{conv.name}.pad", [value, sizes, fill]), [0, 0, 0, 0]
+    weight = weight or b.constant(f"{conv.name}.weight", conv.weight.values.astype(np.float32))
+    bias = b.constant(f"{conv.name}.bias", conv.bias.astype(np.float32))
+    return b.node(
+        "Conv",
+        conv.name,
+        [value, weight, bias],
+        dilations=[1, 1],
+        group=conv.group,
+        kernel_shape=list(conv.weight.shape[2:]),
+        pads=pads,
+        strides=list(conv.strides),
+    )
 
-    def quantize(self, name: str, quantizer: nn.Module, value: str) -> str:
-        """Nothing for float activations; otherwise `Div`, `Round`, `Clip`, `Mul` with the learned step."""
-        if isinstance(quantizer, nn.Identity):
-            return value
-        if not isinstance(quantizer, LearnedStep):
-            raise ExportError(f"{name}: 1-bit activations need low-bit weights; train with 2 or more activation bits")
-        b = self.builder
-        step = b.constant(f"{name}.step", quantizer.step.detach().cpu().abs().clamp(min=1e-8).reshape(()).numpy())
-        low = b.constant(f"{name}.low", np.asarray(0, np.float32))
-        top = b.constant(f"{name}.top", np.asarray(quantizer.top, np.float32))
-        value = b.node("Div", f"{name}.div", [value, step])
-        value = b.node("Round", f"{name}.round", [value])
-        value = b.node("Clip", f"{name}.clip", [value, low, top])
-        return b.node("Mul", name, [value, step])
 
-    def conv(self, name: str, conv: nn.Conv2d, bn: nn.BatchNorm2d, quantizer: nn.Module, value: str) -> str:
-        """`Conv` with bias."""
-        factor, offset = batch_norm_affine(bn)
-        weight = to_float64(conv.weight) * factor[:, None, None, None]
-        b = self.builder
-        inputs = [
-            value,
-            b.constant(f"{name}.weight", weight.astype(np.float32)),
-            b.constant(f"{name}.bias", offset.astype(np.float32)),
-        ]
-        kernel = [int(k) for k in conv.kernel_size]
-        return b.node("Conv", name, inputs, kernel_shape=kernel, strides=list(conv.stride), pads=square_pads(conv))
+def _gemm(b: GraphBuilder, conv: Conv, value: str) -> str:
+    weight = b.constant(f"{conv.name}.weight", conv.weight.values.reshape(len(conv.bias), -1).astype(np.float32))
+    bias = b.constant(f"{conv.name}.bias", conv.bias.astype(np.float32))
+    value = b.node("Flatten", f"{conv.name}.input", [value], axis=1)
+    return b.node("Gemm", conv.name, [value, weight, bias], transB=1)
 
-    def pad_shortcut(self, name: str, shortcut: PadShortcut, value: str) -> str:
-        """`Slice` and `Pad`."""
-        b = self.builder
-        starts = b.constant(f"{name}.starts", np.zeros(2, np.int64))
-        ends = b.constant(f"{name}.ends", np.full(2, np.iinfo(np.int64).max))
-        axes = b.constant(f"{name}.axes", np.asarray([2, 3], np.int64))
-        steps = b.constant(f"{name}.steps", np.full(2, shortcut.stride, np.int64))
-        pads = b.constant(f"{name}.pads", np.asarray(channel_pads(shortcut), np.int64))
-        value = b.node("Slice", f"{name}.slice", [value, starts, ends, axes, steps])
-        return b.node("Pad", name, [value, pads])
+
+def _pad_shortcut(b: GraphBuilder, node: PadShortcut, value: str) -> str:
+    if node.steps != (1, 1):
+        starts = b.constant(f"{node.name}.starts", np.zeros(2, np.int64))
+        ends = b.constant(f"{node.name}.ends", np.full(2, np.iinfo(np.int64).max))
+        axes = b.constant(f"{node.name}.axes", np.asarray([2, 3], np.int64))
+        steps = b.constant(f"{node.name}.steps", np.asarray(node.steps, np.int64))
+        name = f"{node.name}.slice" if node.front or node.back else node.name
+        value = b.node("Slice", name, [value, starts, ends, axes, steps])
+    if not (node.front or node.back):
+        return value
+    pads = b.constant(f"{node.name}.pads", np.asarray(channel_pads(node), np.int64))
+    return b.node("Pad", node.name, [value, pads])

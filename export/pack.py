@@ -1,8 +1,5 @@
 """Planes of the packed file: one bit a weight, in (kh, kw, in-channel) order, little-endian bits (`FORMAT.md`, Values)."""
 
-import hashlib
-from collections.abc import Iterable
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,7 +7,9 @@ from bitplane.runtime import format as fmt
 from bitplane.train.levels import LevelSet, to_planes
 
 LOW_BIT_CONV = {"binary": fmt.BINARY_CONV, "ternary": fmt.TERNARY_CONV, "quaternary": fmt.QUATERNARY_CONV}
-"""Operator of each level set."""
+"""Operator of each level set on codes."""
+LOW_BIT_WEIGHT = {"binary": fmt.BINARY_WEIGHT, "ternary": fmt.TERNARY_WEIGHT, "quaternary": fmt.QUATERNARY_WEIGHT}
+"""Operator of each level set that makes a float weight."""
 
 
 def pack_weight(integers: NDArray[np.int8], levels: LevelSet) -> dict[str, NDArray[np.uint8]]:
@@ -29,11 +28,3 @@ def pack_weight(integers: NDArray[np.int8], levels: LevelSet) -> dict[str, NDArr
     names = fmt.PLANES[LOW_BIT_CONV[levels.name]]
     planes = to_planes(integers.transpose(0, 2, 3, 1), levels)
     return {name: fmt.pack_plane(plane) for name, plane in zip(names, planes, strict=True)}
-
-
-def planes_sha256(planes: Iterable[NDArray[np.uint8]]) -> str:
-    """Hexadecimal SHA-256 of all planes' bytes; `planes` come in node order, then input order."""
-    digest = hashlib.sha256()
-    for plane in planes:
-        digest.update(plane.tobytes())
-    return digest.hexdigest()

@@ -23,14 +23,14 @@ class Constants:
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
-        self._size = 0
+        self.size = 0
 
     def add(self, array: NDArray[np.generic]) -> int:
         """Append an array, on its own cache lines."""
-        at, data = self._size, array.tobytes()
+        at, data = self.size, array.tobytes()
         padded = round_up(len(data))
         self._parts.append(data + bytes(padded - len(data)))
-        self._size += padded
+        self.size += padded
         return at
 
     def bytes(self) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""Names and bit conventions of the packed file, format version 1 (`export/FORMAT.md`).
+"""Names and bit conventions of the packed file, format version 1.1 (`export/FORMAT.md`).
 
 This is their only home: `export/` writes files from these constants and `runtime/` reads files by them.
 """
@@ -8,7 +8,8 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-FORMAT_VERSION = "1"
+FORMAT_VERSION = "1.1"
+"""Major and minor version written; files of any 1.x are read."""
 DOMAIN = "bitplane"
 DOMAIN_VERSION = 1
 OPSET_VERSION = 18
@@ -25,11 +26,30 @@ QUATERNARY_CONV = "QuaternaryConv"
 QUANTIZE = "Quantize"
 SIGN = "Sign"
 PAD_SHORTCUT = "PadShortcut"
+NORMALIZE = "Normalize"
+FAKE_QUANTIZE = "FakeQuantize"
+BIPOLAR = "Bipolar"
+BINARY_WEIGHT = "BinaryWeight"
+TERNARY_WEIGHT = "TernaryWeight"
+QUATERNARY_WEIGHT = "QuaternaryWeight"
+INT8_WEIGHT = "Int8Weight"
 
-PLANES = {BINARY_CONV: ("sign",), TERNARY_CONV: ("sign", "mask"), QUATERNARY_CONV: ("sign1", "sign2")}
-"""Plane inputs of each low-bit convolution, in input order; they follow the codes."""
+WEIGHT_OPERATORS = (BINARY_WEIGHT, TERNARY_WEIGHT, QUATERNARY_WEIGHT)
+"""Operators that unpack planes into a float weight."""
+
+PLANES = {
+    BINARY_CONV: ("sign",),
+    TERNARY_CONV: ("sign", "mask"),
+    QUATERNARY_CONV: ("sign1", "sign2"),
+    BINARY_WEIGHT: ("sign",),
+    TERNARY_WEIGHT: ("sign", "mask"),
+    QUATERNARY_WEIGHT: ("sign1", "sign2"),
+}
+"""Plane inputs of each low-bit operator, in input order; of a convolution they follow the codes."""
 
 ACTIVATION_BITS = (1, 2, 4, 8)
+CODE_TOPS = tuple(2**bits - 1 for bits in ACTIVATION_BITS)
+"""Largest activation codes that have bit-planes."""
 PIXEL_WEIGHT_LIMIT = 64
 """Largest magnitude of a `PixelConv` weight: 2 * 255 * 64 fits 16 bits."""
 QUATERNARY_TENTHS = (10, -13, -7)
@@ -45,6 +65,7 @@ META_CLASSES = "bitplane.classes"
 META_INPUT = "bitplane.input"
 META_ACCURACY = "bitplane.accuracy"
 META_PLANES_SHA256 = "bitplane.planes_sha256"
+META_WEIGHTS_SHA256 = "bitplane.weights_sha256"
 META_CHECKPOINT_SHA256 = "bitplane.checkpoint_sha256"
 META_VERIFICATION = "bitplane.verification"
 
@@ -59,6 +80,7 @@ METADATA_KEYS = (
     META_INPUT,
     META_ACCURACY,
     META_PLANES_SHA256,
+    META_WEIGHTS_SHA256,
     META_CHECKPOINT_SHA256,
     META_VERIFICATION,
 )

@@ -5,9 +5,26 @@ operand is already computed, a Relu, and one quantizer. Features are stored only
 reads them. Whatever does not fit runs as a step of its own.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from bitplane.runtime.model import Add, Classifier, Conv, MaxPool, Model, Node, PadShortcut, Quantizer, Relu, sources
+from bitplane.runtime.model import (
+    Add,
+    AveragePool,
+    Classifier,
+    Conv,
+    FakeQuantize,
+    FloatConv,
+    Load,
+    MaxPool,
+    Model,
+    Node,
+    Output,
+    PadShortcut,
+    Quantizer,
+    Relu,
+    sources,
+)
 
 
 @dataclass(frozen=True)
@@ -67,11 +84,8 @@ def lower(model: Model, merge: bool = True) -> list[Step]:
         model: a checked model.
         merge: False gives every node a step of its own, for tracing.
     """
-    order = schedule(model.nodes)
-    readers: dict[str, list[Node]] = {name: [] for name in model.tensors}
-    for node in order:
-        for name in sources(node):
-            readers[name].append(node)
+    order = schedule(_without_pool(model.nodes) if merge else model.nodes)
+    readers = _readers(order)
     ready: set[str] = {model.input_name}
     merged: set[str] = set()
     steps: list[Step] = []
@@ -85,20 +99,39 @@ def lower(model: Model, merge: bool = True) -> list[Step]:
     return steps
 
 
+def _readers(nodes: Sequence[Node]) -> dict[str, list[Node]]:
+    readers: dict[str, list[Node]] = {node.output: [] for node in nodes}
+    for node in nodes:
+        for name in sources(node):
+            readers.setdefault(name, []).append(node)
+    return readers
+
+
+def _without_pool(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
+    """The nodes with every pool that only a classifier reads left to the classifier, which takes the mean itself."""
+    readers, pools = _readers(nodes), {n.output: n for n in nodes if isinstance(n, AveragePool)}
+    alone = {name for name in pools if all(isinstance(r, Classifier) for r in readers[name])}
+    return tuple(
+        replace(n, source=pools[n.source].source) if isinstance(n, Classifier) and n.source in alone else n
+        for n in nodes
+        if n.output not in alone
+    )
+
+
 def _grow(node: Node, readers: dict[str, list[Node]], ready: set[str], merge: bool) -> tuple[Step, list[str]]:
     """The step that starts at `node`, and the outputs of the nodes merged into it."""
     if isinstance(node, Quantizer):
         return Step(node, quantizer=node), []
-    if isinstance(node, Classifier):
+    if isinstance(node, Classifier | Output):
         return Step(node), []
-    if isinstance(node, MaxPool | PadShortcut):
+    if isinstance(node, MaxPool | PadShortcut | Load | FakeQuantize | AveragePool):
         return Step(node, stored=node.output), []
     residual = node.sources[1] if isinstance(node, Add) else None
     relu = isinstance(node, Relu)
     value, merged = node.output, list[str]()
     while merge and len(readers[value]) == 1 and not relu:
         (reader,) = readers[value]
-        if isinstance(reader, Add) and residual is None and isinstance(node, Conv):
+        if isinstance(reader, Add) and residual is None and isinstance(node, Conv | FloatConv):
             other = reader.sources[1] if reader.sources[0] == value else reader.sources[0]
             if other not in ready:
                 break

@@ -15,12 +15,13 @@ class Tensor:
     """A value between nodes, without its batch axis.
 
     Attributes:
-        kind: "pixels" (uint8), "codes" (uint8, `bits` bits), "features" (float32) or "logits" (float32).
+        kind: "pixels" (uint8) or "floats" (float32) of the input, "codes" (uint8, `bits` bits), "features" (float32) or
+            "logits" (float32).
         shape: (C, H, W); logits have (classes, 1, 1).
         bits: bits of a code, 0 for other kinds.
     """
 
-    kind: Literal["pixels", "codes", "features", "logits"]
+    kind: Literal["pixels", "floats", "codes", "features", "logits"]
     shape: tuple[int, int, int]
     bits: int = 0
 
@@ -56,6 +57,68 @@ class Conv:
     planes: tuple[NDArray[np.uint8], ...] = ()
     pixel_weight: NDArray[np.int8] | None = None
     zero_point: int = 0
+
+
+@dataclass(frozen=True)
+class FloatConv:
+    """A float32 convolution on features: weight [O, C / group, kh, kw], bias [O]; `levels` says what its weight is stored as."""
+
+    name: str
+    source: str
+    output: str
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    strides: tuple[int, int]
+    pads: tuple[int, int, int, int]
+    group: int
+    levels: str = "float"
+
+    @property
+    def weight_shape(self) -> tuple[int, int, int, int]:
+        """(O, kh, kw, C / group)."""
+        o, c, kh, kw = self.weight.shape
+        return o, kh, kw, c
+
+
+@dataclass(frozen=True)
+class Load:
+    """The input as features: (pixel - mean) / std, float32 [C] each, or float32 input as it is (mean and std None)."""
+
+    name: str
+    source: str
+    output: str
+    mean: NDArray[np.float32] | None = None
+    std: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class FakeQuantize:
+    """step * min(max(round(x / step), low), high) of features, features again; `Bipolar` (step None): `high` or -`high` by sign."""
+
+    name: str
+    source: str
+    output: str
+    step: float | None
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class AveragePool:
+    """Mean over all pixels: features [C, H, W] to [C, 1, 1]."""
+
+    name: str
+    source: str
+    output: str
+
+
+@dataclass(frozen=True)
+class Output:
+    """Features [C, 1, 1] as the logits."""
+
+    name: str
+    source: str
+    output: str
 
 
 @dataclass(frozen=True)
@@ -113,7 +176,7 @@ class PadShortcut:
 
 @dataclass(frozen=True)
 class Classifier:
-    """GlobalAveragePool, Flatten and Gemm: weight float32 [classes, C], bias float32 [classes]."""
+    """Mean over the pixels of features, then Gemm: weight float32 [classes, C], bias float32 [classes]."""
 
     name: str
     source: str
@@ -122,7 +185,9 @@ class Classifier:
     bias: NDArray[np.float32]
 
 
-Node = Conv | Quantizer | Add | Relu | MaxPool | PadShortcut | Classifier
+Node = (
+    Conv | FloatConv | Load | FakeQuantize | AveragePool | Output | Quantizer | Add | Relu | MaxPool | PadShortcut | Classifier
+)
 
 
 def sources(node: Node) -> tuple[str, ...]:

@@ -1,10 +1,11 @@
-"""Read a packed file (`export/FORMAT.md`, version 1) and refuse, in one line, whatever is not one.
+"""Read a packed file (`export/FORMAT.md`, version 1.1) and refuse, in one line, whatever is not one.
 
-Sizes are bounded before anything is allocated; only names, attributes and initializers are read, never the function bodies.
+A file may come from a stranger: sizes are bounded in exact arithmetic before anything is allocated, no other file is opened, an
+operator of domain `bitplane` is one of ours only if the function it carries is ours, and checksums must match.
 """
 
-import hashlib
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -15,22 +16,35 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from bitplane.runtime import format as fmt
+from bitplane.runtime.digest import planes_sha256, weights_sha256
 from bitplane.runtime.errors import ModelError
+from bitplane.runtime.functions import known_signature, signature
 from bitplane.runtime.model import (
     MAX_ELEMENTS,
     Add,
+    AveragePool,
     Classifier,
     Conv,
+    FakeQuantize,
+    FloatConv,
+    Load,
     MaxPool,
     Model,
     Node,
+    Output,
     PadShortcut,
     Quantizer,
     Relu,
     Tensor,
 )
 
+MAX_FILE = 1 << 30
+"""Bytes of the largest file read."""
+MAX_NODES = 1 << 16
+"""Most nodes, constants and functions a file may hold."""
+
 _DEFAULTS: dict[str, dict[str, object]] = {
+    "Conv": {"auto_pad": b"NOTSET", "dilations": [1, 1]},
     "MaxPool": {"ceil_mode": 0, "dilations": [1, 1], "storage_order": 0, "auto_pad": b"NOTSET"},
     "Flatten": {"axis": 1},
     "Gemm": {"alpha": 1.0, "beta": 1.0, "transA": 0},
@@ -58,6 +72,9 @@ def parse(source: str | Path | bytes) -> Model:
     """
     label = "<bytes>" if isinstance(source, bytes) else str(source)
     try:
+        size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
+        if size > MAX_FILE:
+            raise ModelError(f"{label}: has {size} bytes, at most {MAX_FILE} are read; is it a packed file?")
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
     except OSError as error:
         raise ModelError(f"{label}: cannot be read ({error.strerror}); check the path") from None
@@ -77,28 +94,39 @@ class _Parser:
         self.metadata = {p.key: p.value for p in proto.metadata_props}
         self.initializers = {t.name: t for t in proto.graph.initializer}
         self.tensors: dict[str, Tensor] = {}
-        self.stages: dict[str, tuple[str, str]] = {}  # pooled or flattened value -> (stage, features it came from)
+        self.flat: dict[str, str] = {}  # flattened value -> features of one pixel that it came from
+        self.weights: dict[
+            str, tuple[NDArray[np.float32], str]
+        ] = {}  # float weights made by nodes, and what they are stored as
+        self.nodes: list[Node] = []
+        self.unpacked = 0
         self.where = ""
-        self.hash = hashlib.sha256()
 
     def fail(self, problem: str, remedy: str = "export it again") -> ModelError:
         return ModelError(f"{self.label}: {self.where}{problem}; {remedy}")
 
     def model(self) -> Model:
         self._check_version()
+        self._check_sizes()
+        self._check_functions()
         graph = self.proto.graph
         input_name = self._read_input(graph)
-        nodes = [n for node in graph.node if (n := self._read_node(node)) is not None]
+        for node in graph.node:
+            read = self._read_node(node)
+            if read is not None:
+                self.nodes.append(read)
         self.where = ""
         outputs = [o.name for o in graph.output]
         if outputs != [fmt.OUTPUT_NAME]:
             raise self.fail(f"the graph's outputs are {outputs}, expected ['{fmt.OUTPUT_NAME}']")
+        if fmt.OUTPUT_NAME in self.flat:
+            source = self.flat.pop(fmt.OUTPUT_NAME)
+            self._add(fmt.OUTPUT_NAME, Tensor("logits", (self.tensors[source].shape[0], 1, 1)))
+            self.nodes.append(Output("output", source, fmt.OUTPUT_NAME))
         if fmt.OUTPUT_NAME not in self.tensors or self.tensors[fmt.OUTPUT_NAME].kind != "logits":
-            raise self.fail(f"no Gemm makes the output '{fmt.OUTPUT_NAME}'")
-        expected, found = self.metadata.get(fmt.META_PLANES_SHA256), self.hash.hexdigest()
-        if expected != found:
-            raise self.fail(f"{fmt.META_PLANES_SHA256} is {expected} but the planes hash to {found}: the weights were altered")
-        return Model(self.label, tuple(nodes), self.tensors, input_name, fmt.OUTPUT_NAME, self.metadata)
+            raise self.fail(f"no Gemm or Flatten makes the output '{fmt.OUTPUT_NAME}'")
+        self._check_digests()
+        return Model(self.label, tuple(self.nodes), self.tensors, input_name, fmt.OUTPUT_NAME, self.metadata)
 
     def _check_version(self) -> None:
         version = self.metadata.get(fmt.META_FORMAT_VERSION)
@@ -106,9 +134,13 @@ class _Parser:
             raise self.fail(
                 f"metadata {fmt.META_FORMAT_VERSION} is missing: not a packed file", "make one with `bitplane export`"
             )
-        if version != fmt.FORMAT_VERSION:
+        match = re.fullmatch(r"([0-9]{1,4})(?:\.([0-9]{1,4}))?", version)
+        major, self.minor = (int(match[1]), int(match[2] or 0)) if match else (0, 0)
+        own_major, self.own_minor = (int(v) for v in fmt.FORMAT_VERSION.split("."))
+        if major != own_major:
             raise self.fail(
-                f"format version '{version}' is unknown, this runtime reads '{fmt.FORMAT_VERSION}'", "upgrade bitplane"
+                f"format version '{version[:20]}' is unknown, this runtime reads {own_major}.0 to {fmt.FORMAT_VERSION}",
+                "upgrade bitplane",
             )
         versions = {o.domain: o.version for o in self.proto.opset_import}
         if versions.get(fmt.DOMAIN) != fmt.DOMAIN_VERSION:
@@ -117,17 +149,66 @@ class _Parser:
             )
             raise self.fail(f"domain '{fmt.DOMAIN}' {found}, expected version {fmt.DOMAIN_VERSION}")
 
+    def _check_sizes(self) -> None:
+        """Bound everything that is walked or allocated later; refuse what a packed file never holds."""
+        proto, graph = self.proto, self.proto.graph
+        count = max(len(graph.node), len(graph.initializer), len(proto.functions), len(proto.metadata_props))
+        if count > MAX_NODES:
+            raise self.fail(f"has {count} nodes, constants, functions or metadata, at most {MAX_NODES} are read")
+        if len(self.initializers) != len(graph.initializer):
+            raise self.fail("two initializers have one name")
+        if graph.sparse_initializer or proto.training_info:
+            raise self.fail("holds sparse initializers or training information")
+        for tensor in graph.initializer:
+            if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
+                raise self.fail(f"'{tensor.name}' lies in another file", "a packed file holds all its data: export it again")
+            if min(tensor.dims, default=1) < 0 or math.prod(tensor.dims) > MAX_ELEMENTS:
+                raise self.fail(
+                    f"'{tensor.name}' declares shape {list(tensor.dims)[:8]}, at most {MAX_ELEMENTS} elements are read"
+                )
+
+    def _check_functions(self) -> None:
+        """Every operator of domain `bitplane` must carry our own definition of it."""
+        defined: dict[str, onnx.FunctionProto] = {}
+        for function in self.proto.functions:
+            if function.domain != fmt.DOMAIN or function.name in defined:
+                raise self.fail(
+                    f"defines function '{function.domain}.{function.name}', which is not one of the format's or comes twice"
+                )
+            defined[function.name] = function
+        for op in dict.fromkeys(n.op_type for n in self.proto.graph.node if n.domain == fmt.DOMAIN):
+            if (fmt.DOMAIN, op) not in _READERS:
+                continue  # refused where it is used, by name and position
+            if op not in defined:
+                raise self.fail(f"operator '{fmt.DOMAIN}.{op}' carries no function")
+            if signature(defined[op]) != known_signature(op):
+                raise self.fail(f"the function of operator '{fmt.DOMAIN}.{op}' does not say what the format says it means")
+
+    def _check_digests(self) -> None:
+        graph, digests = self.proto.graph, [(fmt.META_PLANES_SHA256, planes_sha256)]
+        if self.minor >= 1:
+            digests.append((fmt.META_WEIGHTS_SHA256, weights_sha256))
+        for key, digest in digests:
+            expected, found = self.metadata.get(key), digest(graph)
+            if expected != found:
+                what = "planes" if key == fmt.META_PLANES_SHA256 else "constants"
+                raise self.fail(f"{key} is {str(expected)[:64]} but the {what} hash to {found}: the weights were altered")
+
     def _read_input(self, graph: onnx.GraphProto) -> str:
         inputs = [i for i in graph.input if i.name not in self.initializers]
         if [i.name for i in inputs] != [fmt.INPUT_NAME]:
-            raise self.fail(f"the graph's inputs are {[i.name for i in inputs]}, expected ['{fmt.INPUT_NAME}']")
+            raise self.fail(f"the graph's inputs are {[i.name for i in inputs][:4]}, expected ['{fmt.INPUT_NAME}']")
         kind = inputs[0].type.tensor_type
-        if kind.elem_type != onnx.TensorProto.UINT8:
-            raise self.fail(f"input '{fmt.INPUT_NAME}' is not uint8")
+        if kind.elem_type not in (onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT):
+            raise self.fail(f"input '{fmt.INPUT_NAME}' is neither uint8 nor float32")
         sizes = [d.dim_value for d in kind.shape.dim]
         if len(sizes) != 4 or min(sizes[1:]) < 1:
-            raise self.fail(f"input '{fmt.INPUT_NAME}' has shape {sizes}, expected [batch, C, H, W] with C, H, W known")
-        self._add(fmt.INPUT_NAME, Tensor("pixels", (sizes[1], sizes[2], sizes[3])))
+            raise self.fail(f"input '{fmt.INPUT_NAME}' has shape {sizes[:8]}, expected [batch, C, H, W] with C, H, W known")
+        floats = kind.elem_type == onnx.TensorProto.FLOAT
+        self._add(fmt.INPUT_NAME, Tensor("floats" if floats else "pixels", (sizes[1], sizes[2], sizes[3])))
+        if floats:
+            self._add(_LOADED, Tensor("features", (sizes[1], sizes[2], sizes[3])))
+            self.nodes.append(Load("load", fmt.INPUT_NAME, _LOADED))
         return fmt.INPUT_NAME
 
     def _read_node(self, node: onnx.NodeProto) -> Node | None:
@@ -135,17 +216,24 @@ class _Parser:
         read = _READERS.get((node.domain if node.domain != "ai.onnx" else "", node.op_type))
         if read is None:
             operator = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
-            raise self.fail(f"operator '{operator}' is not part of format version {fmt.FORMAT_VERSION}")
+            newer = f"; the file has format 1.{self.minor}" if self.minor > self.own_minor else ""
+            raise self.fail(
+                f"operator '{operator}' is not part of format version {fmt.FORMAT_VERSION}{newer}",
+                "upgrade bitplane" if newer else "export it again, or run it in onnxruntime",
+            )
         if len(node.output) != 1:
             raise self.fail(f"has {len(node.output)} outputs, expected 1")
         return read(self, node)
 
     def _add(self, name: str, tensor: Tensor) -> None:
-        if not name or name in self.tensors or name in self.stages or name in self.initializers:
-            raise self.fail(f"output name '{name}' is empty or used twice")
+        self._new(name)
         if min(tensor.shape) < 1 or math.prod(tensor.shape) > MAX_ELEMENTS:
             raise self.fail(f"'{name}' would have shape {list(tensor.shape)}, expected 1 to {MAX_ELEMENTS} elements")
         self.tensors[name] = tensor
+
+    def _new(self, name: str) -> None:
+        if not name or any(name in known for known in (self.tensors, self.flat, self.weights, self.initializers)):
+            raise self.fail(f"output name '{name}' is empty or used twice")
 
     def _inputs(self, node: onnx.NodeProto, count: int) -> list[str]:
         if len(node.input) != count:
@@ -154,6 +242,8 @@ class _Parser:
 
     def _value(self, name: str, kind: str) -> Tensor:
         tensor = self.tensors.get(name)
+        if tensor is not None and tensor.kind == "floats" and kind == "features":
+            return self._value(_LOADED, kind)
         if tensor is None:
             raise self.fail(f"input '{name}' is not made by an earlier node")
         if tensor.kind != kind:
@@ -252,9 +342,7 @@ class _Parser:
         weights = kh * kw * c
         if weights * (2**codes.bits - 1) * sum(map(abs, fmt.QUATERNARY_TENTHS)) >= 1 << 31:
             raise self.fail(f"sums over {weights} weights overflow 32 bits")
-        planes = tuple(self._plane(name, o, weights) for name in rest[: len(names)])
-        if node.op_type == fmt.TERNARY_CONV and (planes[0] & ~planes[1]).any():
-            raise self.fail(f"sign '{rest[0]}' is set where mask '{rest[1]}' is 0")
+        planes = self._planes(node.op_type, rest[: len(names)], shape)
         height, width = self._window((h, w), (kh, kw), attributes["strides"], attributes["pads"])
         scale, bias = self._scale_and_bias(rest[len(names) :], o)
         self._add(node.output[0], Tensor("features", (o, height, width)))
@@ -266,8 +354,127 @@ class _Parser:
         used = weights % 8
         if used and (plane[:, -1] >> used).any():
             raise self.fail(f"plane '{name}' has padding bits set after its {weights} weights")
-        self.hash.update(plane.tobytes())
         return plane
+
+    def _planes(self, op: str, names: Sequence[str], shape: tuple[int, ...]) -> tuple[NDArray[np.uint8], ...]:
+        planes = tuple(self._plane(name, shape[0], math.prod(shape[1:])) for name in names)
+        if op in (fmt.TERNARY_CONV, fmt.TERNARY_WEIGHT) and (planes[0] & ~planes[1]).any():
+            raise self.fail(f"sign '{names[0]}' is set where mask '{names[1]}' is 0")
+        return planes
+
+    def _unpack_budget(self, elements: int) -> None:
+        """Float weights of the whole file are bounded together: a plane of one bit becomes a float of 32."""
+        self.unpacked += elements
+        if self.unpacked > MAX_ELEMENTS:
+            raise self.fail(f"the float weights of the file have more than {MAX_ELEMENTS} elements together")
+
+    def low_bit_weight(self, node: onnx.NodeProto) -> None:
+        names = fmt.PLANES[node.op_type]
+        *planes, unit_name = self._inputs(node, len(names) + 1)
+        o, kh, kw, c = shape = self._attributes(node, weight_shape=4)["weight_shape"]
+        if min(shape) < 1 or math.prod(shape) > MAX_ELEMENTS:
+            raise self.fail(f"weight_shape is {list(shape)}, expected [O, kh, kw, C] of 1 to {MAX_ELEMENTS} elements")
+        self._unpack_budget(math.prod(shape))
+        bits = [fmt.unpack_plane(p, (o, kh, kw, c)).astype(np.int8) for p in self._planes(node.op_type, planes, shape)]
+        unit = self._constant(unit_name, np.float32, (o, 1, 1, 1))
+        if not (np.isfinite(unit).all() and (unit >= 0).all()):
+            raise self.fail(f"unit '{unit_name}' must be finite and not negative")
+        if node.op_type == fmt.QUATERNARY_WEIGHT:
+            one, first, second = fmt.QUATERNARY_TENTHS
+            integers = one + first * bits[0] + second * bits[1]
+        else:
+            integers = (bits[1] if node.op_type == fmt.TERNARY_WEIGHT else 1) - 2 * bits[0]
+        self._weight(
+            node, integers.transpose(0, 3, 1, 2).astype(np.float32) * unit, node.op_type.removesuffix("Weight").lower()
+        )
+
+    def int8_weight(self, node: onnx.NodeProto) -> None:
+        name, unit_name = self._inputs(node, 2)
+        self._attributes(node)
+        dims = self._dims(name)
+        if len(dims) not in (2, 4) or min(dims) < 1:
+            raise self.fail(f"'{name}' has shape {dims[:8]}, expected [O, C] or [O, C, kh, kw]")
+        self._unpack_budget(math.prod(dims))
+        integers = self._constant(name, np.int8, dims)
+        unit = self._constant(unit_name, np.float32, (dims[0], *[1] * (len(dims) - 1)))
+        if not np.isfinite(unit).all():
+            raise self.fail(f"unit '{unit_name}' must be finite")
+        self._weight(node, integers.astype(np.float32) * unit, "int8")
+
+    def _weight(self, node: onnx.NodeProto, value: NDArray[np.float32], stored: str) -> None:
+        self._new(node.output[0])
+        self.weights[node.output[0]] = value, stored
+
+    def _float_weight(self, name: str, rank: int) -> tuple[NDArray[np.float32], str]:
+        """A float weight of `rank` axes: what a node made, or an initializer."""
+        if name in self.weights:
+            value, stored = self.weights[name]
+        else:
+            dims = self._dims(name)
+            self._unpack_budget(math.prod(dims))
+            value, stored = self._constant(name, np.float32, dims), "float"
+        if value.ndim != rank or not value.size:
+            raise self.fail(f"weight '{name}' has shape {list(value.shape)[:8]}, expected {rank} axes")
+        if not np.isfinite(value).all():
+            raise self.fail(f"weight '{name}' must be finite")
+        return value, stored
+
+    def float_conv(self, node: onnx.NodeProto) -> FloatConv:
+        source, weight_name, bias_name = self._inputs(node, 3)
+        c, h, w = self._value(source, "features").shape
+        weight, stored = self._float_weight(weight_name, 4)
+        o, per_group, kh, kw = weight.shape
+        a = self._attributes(node, strides=2, pads=4, group=0, kernel_shape=2)
+        (group,) = a["group"]
+        if a["kernel_shape"] != (kh, kw):
+            raise self.fail(f"kernel_shape is {list(a['kernel_shape'])}, the weight's is {[kh, kw]}")
+        if group < 1 or o % group or per_group * group != c:
+            raise self.fail(
+                f"weight '{weight_name}' has shape {list(weight.shape)}, group is {group}, the input has {c} channels"
+            )
+        self._unpack_budget((-(-o // 16) * 16) * (-(-c // 16) * 16) * kh * kw)
+        height, width = self._window((h, w), (kh, kw), a["strides"], a["pads"])
+        bias = self._constant(bias_name, np.float32, (o,))
+        if not np.isfinite(bias).all():
+            raise self.fail(f"bias '{bias_name}' must be finite")
+        self._add(node.output[0], Tensor("features", (o, height, width)))
+        return FloatConv(node.name, self._named(source), node.output[0], weight, bias, a["strides"], a["pads"], group, stored)  # type: ignore[arg-type]
+
+    def _named(self, source: str) -> str:
+        """The features that an input of this name stands for."""
+        return _LOADED if self.tensors[source].kind == "floats" else source
+
+    def normalize(self, node: onnx.NodeProto) -> Load:
+        source, *names = self._inputs(node, 3)
+        self._attributes(node)
+        shape = self._value(source, "pixels").shape
+        mean, std = (self._constant(name, np.float32, (shape[0], 1, 1)).reshape(-1) for name in names)
+        if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()):
+            raise self.fail(f"mean '{names[0]}' must be finite, std '{names[1]}' positive and finite")
+        self._add(node.output[0], Tensor("features", shape))
+        return Load(node.name, source, node.output[0], mean, std)
+
+    def fake_quantize(self, node: onnx.NodeProto) -> FakeQuantize:
+        source, step_name = self._inputs(node, 2)
+        shape = self._value(source, "features").shape
+        low, high = self._attributes(node, limits=2)["limits"]
+        if not -(1 << 23) <= low <= high <= 1 << 23:
+            raise self.fail(f"limits are {[low, high]}, expected two ascending integers of at most 24 bits")
+        step = float(self._constant(step_name, np.float32, ()))
+        if not (math.isfinite(step) and step > 0):
+            raise self.fail(f"step '{step_name}' is {step}, expected a positive finite number")
+        self._add(node.output[0], Tensor("features", shape))
+        return FakeQuantize(node.name, self._named(source), node.output[0], step, low, high)
+
+    def bipolar(self, node: onnx.NodeProto) -> FakeQuantize:
+        source, scale_name = self._inputs(node, 2)
+        shape = self._value(source, "features").shape
+        self._attributes(node)
+        scale = float(self._constant(scale_name, np.float32, ()))
+        if not (math.isfinite(scale) and scale > 0):
+            raise self.fail(f"scale '{scale_name}' is {scale}, expected a positive finite number")
+        self._add(node.output[0], Tensor("features", shape))
+        return FakeQuantize(node.name, self._named(source), node.output[0], None, -scale, scale)
 
     def quantize(self, node: onnx.NodeProto) -> Quantizer:
         source, step_name = self._inputs(node, 2)
@@ -280,13 +487,13 @@ class _Parser:
         if not (math.isfinite(step) and step > 0):
             raise self.fail(f"step '{step_name}' is {step}, expected a positive finite number")
         self._add(node.output[0], Tensor("codes", features.shape, bits))
-        return Quantizer(node.name, source, node.output[0], bits, step)
+        return Quantizer(node.name, self._named(source), node.output[0], bits, step)
 
     def sign(self, node: onnx.NodeProto) -> Quantizer:
         (source,) = self._inputs(node, 1)
         self._attributes(node)
         self._add(node.output[0], Tensor("codes", self._value(source, "features").shape, 1))
-        return Quantizer(node.name, source, node.output[0], 1, None)
+        return Quantizer(node.name, self._named(source), node.output[0], 1, None)
 
     def pad_shortcut(self, node: onnx.NodeProto) -> PadShortcut:
         (source,) = self._inputs(node, 1)
@@ -298,13 +505,13 @@ class _Parser:
                 f"steps {[sy, sx]}, pads {list(pads)}: steps must be positive, pads only on channels and not negative"
             )
         self._add(node.output[0], Tensor("features", (pads[1] + c + pads[5], -(-h // sy), -(-w // sx))))
-        return PadShortcut(node.name, source, node.output[0], (sy, sx), pads[1], pads[5])
+        return PadShortcut(node.name, self._named(source), node.output[0], (sy, sx), pads[1], pads[5])
 
     def relu(self, node: onnx.NodeProto) -> Relu:
         (source,) = self._inputs(node, 1)
         self._attributes(node)
         self._add(node.output[0], self._value(source, "features"))
-        return Relu(node.name, source, node.output[0])
+        return Relu(node.name, self._named(source), node.output[0])
 
     def add(self, node: onnx.NodeProto) -> Add:
         first, second = self._inputs(node, 2)
@@ -313,7 +520,7 @@ class _Parser:
         if a != b:
             raise self.fail(f"inputs have shapes {list(a.shape)} and {list(b.shape)}, expected equal ones")
         self._add(node.output[0], a)
-        return Add(node.name, (first, second), node.output[0])
+        return Add(node.name, (self._named(first), self._named(second)), node.output[0])
 
     def max_pool(self, node: onnx.NodeProto) -> MaxPool:
         (source,) = self._inputs(node, 1)
@@ -323,47 +530,55 @@ class _Parser:
             raise self.fail(f"kernel_shape is {list(a['kernel_shape'])}, expected positive sizes")
         height, width = self._window((h, w), a["kernel_shape"], a["strides"], a["pads"])
         self._add(node.output[0], Tensor("features", (c, height, width)))
-        return MaxPool(node.name, source, node.output[0], a["kernel_shape"], a["strides"], a["pads"])  # type: ignore[arg-type]
+        return MaxPool(node.name, self._named(source), node.output[0], a["kernel_shape"], a["strides"], a["pads"])  # type: ignore[arg-type]
 
-    def _stage(self, node: onnx.NodeProto, stage: str, origin: str) -> None:
-        name = node.output[0]
-        if not name or name in self.tensors or name in self.stages or name in self.initializers:
-            raise self.fail(f"output name '{name}' is empty or used twice")
-        self.stages[name] = (stage, origin)
-
-    def _staged(self, name: str, stage: str) -> str:
-        if self.stages.get(name, ("", ""))[0] != stage:
-            raise self.fail(f"input '{name}' is not the output of {stage}")
-        return self.stages[name][1]
-
-    def average_pool(self, node: onnx.NodeProto) -> None:
+    def average_pool(self, node: onnx.NodeProto) -> AveragePool:
         (source,) = self._inputs(node, 1)
         self._attributes(node)
-        self._value(source, "features")
-        self._stage(node, "GlobalAveragePool", source)
+        c, _, _ = self._value(source, "features").shape
+        self._add(node.output[0], Tensor("features", (c, 1, 1)))
+        return AveragePool(node.name, self._named(source), node.output[0])
 
     def flatten(self, node: onnx.NodeProto) -> None:
         (source,) = self._inputs(node, 1)
         self._attributes(node)
-        self._stage(node, "Flatten", self._staged(source, "GlobalAveragePool"))
+        shape = self._value(source, "features").shape
+        if shape[1:] != (1, 1):
+            raise self.fail(f"input '{source}' has shape {list(shape)}, expected one pixel")
+        self._new(node.output[0])
+        self.flat[node.output[0]] = self._named(source)
 
     def gemm(self, node: onnx.NodeProto) -> Classifier:
         source, weight_name, bias_name = self._inputs(node, 3)
-        origin = self._staged(source, "Flatten")
+        if source not in self.flat:
+            raise self.fail(f"input '{source}' is not the output of Flatten")
+        origin = self.flat[source]
         if self._attributes(node, transB=0)["transB"] != (1,):
             raise self.fail("attribute 'transB' is not 1")
-        channels, dims = self.tensors[origin].shape[0], self._dims(weight_name)
-        if len(dims) != 2 or min(dims) < 1 or dims[1] != channels or math.prod(dims) > MAX_ELEMENTS:
-            raise self.fail(f"weight '{weight_name}' has shape {dims}, expected [classes, {channels}]")
-        weight = self._constant(weight_name, np.float32, dims)
-        bias = self._constant(bias_name, np.float32, (dims[0],))
-        self._add(node.output[0], Tensor("logits", (dims[0], 1, 1)))
+        weight, _ = self._float_weight(weight_name, 2)
+        if weight.shape[1] != self.tensors[origin].shape[0]:
+            raise self.fail(
+                f"weight '{weight_name}' has shape {list(weight.shape)}, expected [classes, {self.tensors[origin].shape[0]}]"
+            )
+        bias = self._constant(bias_name, np.float32, (weight.shape[0],))
+        if not np.isfinite(bias).all():
+            raise self.fail(f"bias '{bias_name}' must be finite")
+        self._add(node.output[0], Tensor("logits", (weight.shape[0], 1, 1)))
         return Classifier(node.name, origin, node.output[0], weight, bias)
 
 
+_LOADED = "input.features"
+"""Name of a float32 input as features, channels last."""
+
 _READERS: dict[tuple[str, str], Callable[[_Parser, onnx.NodeProto], Node | None]] = {
     (fmt.DOMAIN, fmt.PIXEL_CONV): _Parser.pixel_conv,
-    **{(fmt.DOMAIN, op): _Parser.low_bit_conv for op in fmt.PLANES},
+    **{(fmt.DOMAIN, op): _Parser.low_bit_conv for op in fmt.PLANES if op not in fmt.WEIGHT_OPERATORS},
+    **{(fmt.DOMAIN, op): _Parser.low_bit_weight for op in fmt.WEIGHT_OPERATORS},
+    (fmt.DOMAIN, fmt.INT8_WEIGHT): _Parser.int8_weight,
+    (fmt.DOMAIN, fmt.NORMALIZE): _Parser.normalize,
+    (fmt.DOMAIN, fmt.FAKE_QUANTIZE): _Parser.fake_quantize,
+    (fmt.DOMAIN, fmt.BIPOLAR): _Parser.bipolar,
+    ("", "Conv"): _Parser.float_conv,
     (fmt.DOMAIN, fmt.QUANTIZE): _Parser.quantize,
     (fmt.DOMAIN, fmt.SIGN): _Parser.sign,
     (fmt.DOMAIN, fmt.PAD_SHORTCUT): _Parser.pad_shortcut,

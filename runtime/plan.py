@@ -7,11 +7,24 @@ from numpy.typing import NDArray
 
 from bitplane.runtime import format as fmt
 from bitplane.runtime.arena import Arena, CodesLayout, Constants, FeaturesLayout
+from bitplane.runtime.errors import ModelError
 from bitplane.runtime.kernels import fields as f
 from bitplane.runtime.kernels.intrinsics import aligned_zeros
 from bitplane.runtime.kernels.tiles import TILES, Kind
 from bitplane.runtime.lower import Step, lower
-from bitplane.runtime.model import Classifier, Conv, MaxPool, Model, PadShortcut, Quantizer
+from bitplane.runtime.model import (
+    AveragePool,
+    Classifier,
+    Conv,
+    FakeQuantize,
+    FloatConv,
+    Load,
+    MaxPool,
+    Model,
+    Output,
+    PadShortcut,
+    Quantizer,
+)
 from bitplane.runtime.packing import (
     BLOCK,
     float_levels,
@@ -23,6 +36,9 @@ from bitplane.runtime.packing import (
     pad_channels,
     word_bits,
 )  # fmt: skip
+
+MAX_BYTES = 1 << 32
+"""Most bytes of constants and of one arena; a model that asks for more is refused before either is allocated."""
 
 KINDS: dict[str, Kind] = {
     fmt.PIXEL_CONV: "dot",
@@ -102,6 +118,7 @@ class _Planner:
     features: dict[str, tuple[FeaturesLayout, int]] = field(default_factory=dict[str, tuple[FeaturesLayout, int]])
     rows: list[NDArray[np.int64]] = field(default_factory=list[NDArray[np.int64]])
     kernels: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    halos: list[tuple[CodesLayout, int]] = field(default_factory=list[tuple[CodesLayout, int]])
 
     def plan(self, inputs: tuple[str, ...]) -> Plan:
         """Place and emit every step."""
@@ -116,15 +133,23 @@ class _Planner:
         for i, step in enumerate(self.steps):
             dying = {name for name in (*step.reads, *step.writes) if last.get(name, i) <= i}
             for name in step.writes:
-                if name == step.stored and step.residual in dying and self.reuse:
+                in_place = not (isinstance(step.head, FloatConv) and step.head.source == step.residual)
+                if name == step.stored and step.residual in dying and self.reuse and in_place:
                     # Each vector of the residual is read just before its sum is written: half the memory traffic.
                     self.features[name] = self.features[step.residual]
                     dying.discard(step.residual)
                 else:
                     self._take(name)
             self._emit(step)
+            while self.halos:
+                self.arena.give_codes(*self.halos.pop())
             for name in sorted(dying):
                 self._give(name)
+        if self.arena.size + self.constants.size > MAX_BYTES:
+            raise ModelError(
+                f"{self.model.label}: needs {self.arena.size} bytes for values and {self.constants.size} for constants, more than"
+                f" {MAX_BYTES} together; use smaller images"
+            )
         block = self.constants.bytes()
         constants = aligned_zeros(block.size)
         constants[:] = block
@@ -165,6 +190,15 @@ class _Planner:
         row = np.zeros(f.FIELDS, np.int64)
         if isinstance(head, Conv):
             self._conv(row, step, head)
+        elif isinstance(head, FloatConv):
+            self._float_conv(row, step, head)
+        elif isinstance(head, Load):
+            self._load(row, head)
+        elif isinstance(head, FakeQuantize | AveragePool):
+            self._values(row, head)
+        elif isinstance(head, Output):
+            layout, at = self.features[head.source]
+            row[f.OP], row[f.SRC], row[f.CHANNELS] = f.OP_OUTPUT, at, self.model.tensors[head.source].shape[0]
         elif isinstance(head, MaxPool | PadShortcut):
             self._move(row, head)
         elif isinstance(head, Classifier):
@@ -231,6 +265,81 @@ class _Planner:
             row[column] = self.constants.add(wide)
         self._epilogue(row, step, o)
         self.kernels.append((conv.name, f"{name}, {tile}, float epilogue{self._epilogue_name(step)}"))
+
+    def _float_conv(self, row: NDArray[np.int64], step: Step, conv: FloatConv) -> None:
+        """Convolution of float32 words; groups become zeros of a dense weight."""
+        o, kh, kw, c = conv.weight_shape
+        _, height, width = self.model.tensors[conv.output].shape
+        layout, at = self._haloed(conv)
+        channels = layout.channels // 32
+        weight = np.zeros((pad_channels(o), kh, kw, channels), np.float32)
+        for group in range(conv.group):
+            rows, columns = o // conv.group, slice(group * c, (group + 1) * c)
+            part = slice(group * rows, (group + 1) * rows)
+            weight[part, :, :, columns] = conv.weight[part].transpose(0, 2, 3, 1)
+        index = choose_tile("float", 32, len(weight), width, 0)
+        tile = TILES[index]
+        packed = pack_weights([weight.reshape(len(weight), kh, -1)], tile)
+        row[f.OP], row[f.TILE] = f.OP_CONV, index
+        row[f.SRC], row[f.SRC_PLANES] = at + layout.at(-conv.pads[0], -conv.pads[1]), 1
+        row[f.SRC_ROW] = layout.row
+        row[f.SRC_STEP_Y], row[f.SRC_STEP_X] = conv.strides[0] * layout.row, conv.strides[1] * layout.pixel
+        row[f.KERNEL_ROWS], row[f.KERNEL_WORDS] = kh, kw * channels
+        row[f.WEIGHTS], row[f.WEIGHTS_GROUP] = self.constants.add(packed), packed[0].nbytes
+        row[f.GROUPS], row[f.GROUP_CHANNELS] = len(weight) // tile.group, tile.group
+        row[f.HEIGHT], row[f.WIDTH], row[f.SCRATCH] = height, width, self.scratch
+        row[f.SRC_KIND], row[f.VECTORS] = f.FROM_SUMS, tile.group // BLOCK
+        bias = np.zeros(pad_channels(o), np.float32)
+        bias[:o] = conv.bias
+        row[f.BIAS] = self.constants.add(bias)
+        self._epilogue(row, step, o)
+        stored = "" if conv.levels == "float" else f", {conv.levels} weights in the file"
+        groups = f", {conv.group} groups as dense" if conv.group > 1 else ""
+        self.kernels.append((conv.name, f"float32, {tile}, float epilogue{self._epilogue_name(step)}{stored}{groups}"))
+
+    def _haloed(self, conv: FloatConv) -> tuple[CodesLayout, int]:
+        """The features a float convolution reads, as 32-bit words; copied into a halo of zeros where it pads."""
+        features, at = self.features[conv.source]
+        halo = max(conv.pads)
+        layout = CodesLayout(32 * features.channels, features.height, features.width, 1, halo, 32)
+        if halo == 0:
+            return layout, at
+        target = self.arena.take_codes(layout)
+        row = np.zeros(f.FIELDS, np.int64)
+        row[f.OP], row[f.SRC_KIND] = f.OP_ELEMENTWISE, f.FROM_FEATURES
+        row[f.SRC], row[f.SRC_STEP_Y], row[f.SRC_STEP_X] = at, features.row, features.pixel
+        row[f.VECTORS], row[f.GROUPS] = features.channels // BLOCK, 1
+        row[f.HEIGHT], row[f.WIDTH], row[f.RESIDUAL] = features.height, features.width, self.zeros
+        row[f.FEATURES], row[f.FEATURES_ROW], row[f.FEATURES_PIXEL] = target + layout.at(0, 0), layout.row, layout.pixel
+        row[f.STORE] = 1
+        self.rows.append(row)
+        self.halos.append((layout, target))
+        return layout, target
+
+    def _load(self, row: NDArray[np.int64], node: Load) -> None:
+        layout, at = self.features[node.output]
+        row[f.OP], row[f.HEIGHT], row[f.WIDTH], row[f.CHANNELS] = f.OP_LOAD, layout.height, layout.width, layout.channels
+        row[f.SRC_CHANNELS] = self.model.tensors[node.source].shape[0]
+        row[f.FEATURES], row[f.FEATURES_ROW] = at, layout.row
+        row[f.SRC_KIND] = f.FROM_FEATURES if node.mean is None else f.FROM_ACCUMULATORS
+        if node.mean is not None and node.std is not None:
+            row[f.MEAN], row[f.STD] = self.constants.add(node.mean), self.constants.add(node.std)
+        self.kernels.append((node.name, "channels last" if node.mean is None else "normalize float32"))
+
+    def _values(self, row: NDArray[np.int64], node: FakeQuantize | AveragePool) -> None:
+        (source, at), (out, out_at) = self.features[node.source], self.features[node.output]
+        row[f.SRC], row[f.SRC_ROW], row[f.SRC_STEP_Y], row[f.SRC_STEP_X] = at, source.row, source.row, source.pixel
+        row[f.SRC_HEIGHT], row[f.SRC_WIDTH], row[f.CHANNELS] = source.height, source.width, source.channels
+        row[f.FEATURES], row[f.FEATURES_ROW], row[f.HEIGHT] = out_at, out.row, out.height
+        if isinstance(node, AveragePool):
+            row[f.OP] = f.OP_AVERAGE_POOL
+            self.kernels.append((node.name, "mean over pixels"))
+            return
+        row[f.OP], row[f.QUANT] = f.OP_FAKE_QUANTIZE, f.QUANT_ONE if node.step is None else f.QUANT_DIVIDE
+        row[f.LOW] = self.constants.add(np.array([node.low, node.high], np.float32))
+        if node.step is not None:
+            row[f.STEP] = self.constants.add(np.array([node.step], np.float32))
+        self.kernels.append((node.name, "quantize and back"))
 
     def _image(self, conv: Conv) -> tuple[CodesLayout, int]:
         """Emit the step that interleaves the image in a halo of the zero point; a pixel is `channels` words of 8 bits."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bitplane.runtime import format as fmt
 from bitplane.runtime.errors import InputError
 from bitplane.runtime.kernels.walker import run_plan
-from bitplane.runtime.model import Conv, Model
+from bitplane.runtime.model import Conv, FloatConv, Model
 from bitplane.runtime.parse import parse
 from bitplane.runtime.plan import Plan, make_plan
 from bitplane.runtime.trace import read_codes, read_features
@@ -99,6 +99,7 @@ class InferenceSession:
         self._lock = Lock()
         self._barrier = np.zeros(16, np.int64)
         self._shape = self._model.tensors[fmt.INPUT_NAME].shape
+        self._floats = self._model.tensors[fmt.INPUT_NAME].kind == "floats"
         self._classes = self._model.tensors[fmt.OUTPUT_NAME].shape[0]
         self._share_image = self._threads > 1 and _work(self._model) >= SHARED_IMAGE_WORK
 
@@ -112,7 +113,7 @@ class InferenceSession:
 
         Args:
             output_names: None, or ["logits"].
-            input_feed: {"input": uint8 [N, C, H, W]}.
+            input_feed: {"input": uint8 [N, C, H, W], or float32 where the model takes it}.
             run_options: accepted for onnxruntime's sake and not used.
 
         Returns:
@@ -129,11 +130,16 @@ class InferenceSession:
             self._run(images, logits)
         return [logits]
 
-    def _check(self, input_feed: Mapping[str, Any]) -> NDArray[np.uint8]:
+    def _check(self, input_feed: Mapping[str, Any]) -> NDArray[Any]:
         if list(input_feed) != [fmt.INPUT_NAME]:
             raise InputError(f"inputs {list(input_feed)} were given, the model has ['{fmt.INPUT_NAME}']")
         value = np.asarray(input_feed[fmt.INPUT_NAME])
-        if value.dtype != np.uint8:
+        if self._floats:
+            if value.dtype != np.float32:
+                raise InputError(f"input '{fmt.INPUT_NAME}' is {value.dtype}, expected float32, normalized as in training")
+            if not np.isfinite(value).all():
+                raise InputError(f"input '{fmt.INPUT_NAME}' contains NaN or infinity, expected finite values")
+        elif value.dtype != np.uint8:
             if value.dtype.kind == "f" and np.isnan(value).any():
                 raise InputError(f"input '{fmt.INPUT_NAME}' is {value.dtype} and contains NaN, expected uint8 pixels 0 to 255")
             raise InputError(f"input '{fmt.INPUT_NAME}' is {value.dtype}, expected uint8 pixels, without normalization")
@@ -143,7 +149,7 @@ class InferenceSession:
             )
         return np.ascontiguousarray(value)
 
-    def _run(self, images: NDArray[np.uint8], logits: NDArray[np.float32]) -> None:
+    def _run(self, images: NDArray[Any], logits: NDArray[np.float32]) -> None:
         count = len(images)
         if self._threads == 1 or count == 0 or (count == 1 and not self._share_image):
             self._call(0, images, logits, 0, count)
@@ -158,7 +164,7 @@ class InferenceSession:
     def _call(
         self,
         worker: int,
-        images: NDArray[np.uint8],
+        images: NDArray[Any],
         logits: NDArray[np.float32],
         begin: int,
         end: int,
@@ -179,9 +185,7 @@ class InferenceSession:
             self._barrier.ctypes.data,
         )
 
-    def _parallel(
-        self, calls: list[tuple[int, int, int, int, int]], images: NDArray[np.uint8], logits: NDArray[np.float32]
-    ) -> None:
+    def _parallel(self, calls: list[tuple[int, int, int, int, int]], images: NDArray[Any], logits: NDArray[np.float32]) -> None:
         """Run all calls (worker, begin, end, part, parts) at once, the first of them here."""
         while len(self._workers) <= max(call[0] for call in calls):
             self._workers.append(_Worker(self._plan.arena.create()))
@@ -197,7 +201,7 @@ class InferenceSession:
         """Compute logits and every value between, for tests and for study.
 
         Args:
-            input_feed: {"input": uint8 [N, C, H, W]}.
+            input_feed: {"input": uint8 [N, C, H, W], or float32 where the model takes it}.
             merge: True runs the kernels that `run` uses and returns the values they leave in memory; False runs every node by
                 itself and returns all values.
 
@@ -229,7 +233,8 @@ class InferenceSession:
 
     def get_inputs(self) -> list[NodeArg]:
         """The one input."""
-        return [NodeArg(fmt.INPUT_NAME, "tensor(uint8)", [fmt.BATCH_AXIS, *self._shape])]
+        kind = "tensor(float)" if self._floats else "tensor(uint8)"
+        return [NodeArg(fmt.INPUT_NAME, kind, [fmt.BATCH_AXIS, *self._shape])]
 
     def get_outputs(self) -> list[NodeArg]:
         """The one output."""
@@ -248,7 +253,7 @@ def _work(model: Model) -> int:
     """Multiply-adds of one image's convolutions."""
     total = 0
     for node in model.nodes:
-        if isinstance(node, Conv):
+        if isinstance(node, Conv | FloatConv):
             _, height, width = model.tensors[node.output].shape
             total += prod(node.weight_shape) * height * width
     return total

@@ -21,4 +21,4 @@ def read_codes(memory: NDArray[np.uint8], layout: CodesLayout, at: int) -> NDArr
 def read_features(memory: NDArray[np.uint8], layout: FeaturesLayout, at: int, channels: int) -> NDArray[np.float32]:
     """Features float32 [C, H, W] of a buffer at byte `at` of an arena."""
     values = memory[at : at + layout.size].view(np.float32).reshape(layout.height, layout.width, layout.channels)
-    return np.ascontiguousarray(values[:, :, :channels].transpose(2, 0, 1))
+    return values[:, :, :channels].transpose(2, 0, 1).copy()

@@ -31,6 +31,8 @@ def _emit_value(b: Any, kind: int, source: Any, offset: Any, scale: Any, bias: A
     """16 features of one pixel, before the residual."""
     if kind == f.FROM_FEATURES:
         return v.load(b, source, F32X16, 4)
+    if kind == f.FROM_SUMS:
+        return b.fadd(v.load(b, source, F32X16, 4), bias)
     acc = v.load(b, source, I32X16, 4)
     if kind == f.FROM_PLANE_PAIRS:
         second = v.load(b, b.add(source, i64(BLOCK)), I32X16, 4)
@@ -100,7 +102,9 @@ def _emit_row(b: Any, source_kind: int, quant_kind: int, a: RowArguments) -> Non
     with cgutils.for_range(b, a.vectors, intp=I64) as block:
         at = b.mul(block.index, i64(BLOCK))
         constants: list[Any] = [None] * 3
-        if source_kind != f.FROM_FEATURES:
+        if source_kind == f.FROM_SUMS:
+            constants[2] = v.load(b, b.add(a.bias, at), F32X16, 4)
+        elif source_kind != f.FROM_FEATURES:
             kinds = ((a.offset, I32X16), (a.scale, F32X16), (a.bias, F32X16))
             constants = [v.load(b, b.add(address, at), kind, 4) for address, kind in kinds]
         levels = [v.load(b, b.add(b.add(a.levels, at), b.mul(a.levels_stride, i64(j))), F32X16, 4) for j in range(count)]

@@ -54,7 +54,10 @@ STRIDE_X = 47
 KERNEL_WIDTH = 48
 SRC_CHANNELS = 49
 GROUP_CHANNELS = 50  # rows of the weight matrix in a group
-FIELDS = 51
+MEAN = 51  # C: float32
+STD = 52  # C: float32
+LOW = 53  # C: float32, smallest and largest value of a quantizer, one after the other
+FIELDS = 54
 
 OP_IMAGE = 0
 OP_CONV = 1
@@ -62,11 +65,16 @@ OP_ELEMENTWISE = 2
 OP_MAX_POOL = 3
 OP_PAD_SHORTCUT = 4
 OP_CLASSIFIER = 5
+OP_LOAD = 6
+OP_FAKE_QUANTIZE = 7
+OP_AVERAGE_POOL = 8
+OP_OUTPUT = 9
 
 FROM_ACCUMULATORS = 0
 FROM_PLANE_PAIRS = 1
 FROM_FEATURES = 2
-SOURCES = (FROM_ACCUMULATORS, FROM_PLANE_PAIRS, FROM_FEATURES)
+FROM_SUMS = 3  # float32 products, bias to be added
+SOURCES = (FROM_ACCUMULATORS, FROM_PLANE_PAIRS, FROM_FEATURES, FROM_SUMS)
 
 MODE_ROW = 0  # accumulators go through a scratch row to the float epilogue
 MODE_ONE = 1  # one threshold in registers: 1-bit codes

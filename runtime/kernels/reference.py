@@ -7,7 +7,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitplane.runtime import format as fmt
-from bitplane.runtime.model import Add, Classifier, Conv, MaxPool, Model, Node, PadShortcut, Quantizer, Relu, sources
+from bitplane.runtime.model import (
+    Add,
+    AveragePool,
+    Classifier,
+    Conv,
+    FakeQuantize,
+    FloatConv,
+    Load,
+    MaxPool,
+    Model,
+    Node,
+    Output,
+    PadShortcut,
+    Quantizer,
+    Relu,
+    sources,
+)
 
 Features = NDArray[np.float32]
 
@@ -55,6 +71,34 @@ def quantize(quantizer: Quantizer, features: Features) -> NDArray[np.uint8]:
     return np.clip(codes, 0, 2**quantizer.bits - 1).astype(np.uint8)
 
 
+def float_convolve(conv: FloatConv, features: Features) -> Features:
+    """Float32 convolution in groups, then bias; the order of its sums differs from the kernel's."""
+    o, kh, kw, c = conv.weight_shape
+    taps = windows(features, (kh, kw), conv.strides, conv.pads, 0)
+    rows = o // conv.group
+    parts = [
+        np.tensordot(conv.weight[g * rows : (g + 1) * rows], taps[g * c : (g + 1) * c], ((1, 2, 3), (0, 3, 4)))
+        for g in range(conv.group)
+    ]
+    return np.asarray(np.concatenate(parts) + conv.bias[:, None, None], np.float32)
+
+
+def load(node: Load, image: NDArray[np.generic]) -> Features:
+    """(pixel - mean) / std, or float32 as it is."""
+    values = image.astype(np.float32)
+    if node.mean is None or node.std is None:
+        return values
+    return (values - node.mean[:, None, None]) / node.std[:, None, None]
+
+
+def fake_quantize(node: FakeQuantize, features: Features) -> Features:
+    """Features as the values of their codes, or by their sign."""
+    if node.step is None:
+        return np.where(features >= 0, np.float32(node.high), np.float32(node.low))
+    step = np.float32(node.step)
+    return np.clip(np.rint(features / step), np.float32(node.low), np.float32(node.high)) * step
+
+
 def max_pool(node: MaxPool, features: Features) -> Features:
     """Largest value of each window; padding never wins."""
     return np.asarray(windows(features, node.kernel, node.strides, node.pads, -np.inf).max((3, 4)), np.float32)
@@ -81,7 +125,17 @@ def evaluate(model: Model, image: NDArray[np.uint8]) -> dict[str, NDArray[np.gen
 def _apply(node: Node, inputs: list[NDArray[np.generic]]) -> NDArray[np.generic]:
     if isinstance(node, Conv):
         return convolve(node, inputs[0].astype(np.uint8))
+    if isinstance(node, Load):
+        return load(node, inputs[0])
     features = inputs[0].astype(np.float32)
+    if isinstance(node, FloatConv):
+        return float_convolve(node, features)
+    if isinstance(node, FakeQuantize):
+        return fake_quantize(node, features)
+    if isinstance(node, AveragePool):
+        return features.mean((1, 2), dtype=np.float32, keepdims=True)
+    if isinstance(node, Output):
+        return features.reshape(-1)
     if isinstance(node, Quantizer):
         return quantize(node, features)
     if isinstance(node, Add):

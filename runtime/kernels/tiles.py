@@ -26,7 +26,7 @@ from bitplane.runtime.kernels import intrinsics as v
 from bitplane.runtime.kernels.fields import MODE_ONE, MODE_ROW
 from bitplane.runtime.kernels.intrinsics import I32, I64, i64, intrinsic
 
-Kind = Literal["binary", "ternary", "dot"]
+Kind = Literal["binary", "ternary", "dot", "float"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Tile:
     """Shape of one compiled tile.
 
     Attributes:
-        kind: product: "binary" and "ternary" popcounts, or "dot" of 4 uint8 and 4 int8.
+        kind: product: "binary" and "ternary" popcounts, "dot" of 4 uint8 and 4 int8, or "float": multiply and add, each rounded.
         bits: bits of a word and of a lane.
         lanes: lanes of a vector.
         pixels: P, output pixels of a row.
@@ -91,13 +91,16 @@ TILES: tuple[Tile, ...] = (
     Tile("dot", 32, 16, 8, 1),
     Tile("dot", 32, 16, 1, 1),
     Tile("dot", 32, 16, 4, 4),
+    Tile("float", 32, 16, 8, 1),
+    Tile("float", 32, 16, 1, 1),
+    Tile("float", 32, 16, 4, 4),
 )
 """Every tile `run_plan` contains; a step names one by its index."""
 
 
 def emit_products(b: Any, tile: Tile, args: "TileArguments") -> list[list[Any]]:
     """Emit the accumulation loops; returns the P x C accumulator vectors."""
-    element = ir.IntType(tile.bits)
+    element = v.F32 if tile.kind == "float" else ir.IntType(tile.bits)
     vector = ir.VectorType(element, tile.lanes)
     size, word = v.vector_bytes(vector), tile.bits // 8
     slots = [[cgutils.alloca_once(b, vector) for _ in range(tile.vectors)] for _ in range(tile.pixels)]
@@ -117,6 +120,8 @@ def emit_products(b: Any, tile: Tile, args: "TileArguments") -> list[list[Any]]:
                 acc = b.load(slots[p][c])
                 if tile.kind == "dot":
                     acc = v.dot_bytes(b, acc, u, w[0][c])
+                elif tile.kind == "float":
+                    acc = b.fadd(acc, b.fmul(u, w[0][c]))
                 else:
                     x = b.xor(u, w[0][c])
                     acc = b.add(acc, v.ctpop(b, b.and_(x, w[1][c]) if tile.kind == "ternary" else x))
@@ -137,7 +142,7 @@ def emit_products(b: Any, tile: Tile, args: "TileArguments") -> list[list[Any]]:
                 at = b.add(at_row, b.mul(words.index, i64(word)))
                 tap(at, b.add(weights_row, b.mul(words.index, stride)), args.step_x)
 
-    if tile.kind == "dot":
+    if tile.kind in ("dot", "float"):
         plane_taps(args.source)
     else:
         with cgutils.for_range(b, args.planes, intp=I64) as planes:
@@ -169,7 +174,7 @@ class TileArguments:
 
 
 def _emit_rows(b: Any, tile: Tile, accs: list[list[Any]], args: TileArguments) -> None:
-    """Store accumulators as int32 [pixel][channel of the group]."""
+    """Store accumulators as int32 (sums of a float tile as float32) [pixel][channel of the group]."""
     vector = ir.VectorType(I32, tile.lanes)
     for p in range(tile.pixels):
         for c in range(tile.vectors):
@@ -221,7 +226,7 @@ def _emit_row(b: Any, tile: Tile, width: Any, values: list[Any]) -> None:
         step = i64(tile.bits // 8) if tile.taps else row.step_x
         args = replace(row, source=b.add(row.source, b.mul(x, step)), out=b.add(row.out, b.mul(x, row.out_pixel)))
         accs = emit_products(b, tile, args)
-        if tile.kind == "dot":
+        if tile.kind in ("dot", "float"):
             _emit_rows(b, tile, accs, args)
         else:
             with b.if_else(b.icmp_signed("==", args.mode, i64(MODE_ROW))) as (to_row, to_codes):

@@ -14,6 +14,7 @@ from bitplane.runtime.kernels.image import run_image
 from bitplane.runtime.kernels.intrinsics import fetch_add, load_acquire, yield_processor
 from bitplane.runtime.kernels.options import CACHED, FINGERPRINT, INNER
 from bitplane.runtime.kernels.pool import run_max_pool, run_pad_shortcut
+from bitplane.runtime.kernels.values import run_average_pool, run_fake_quantize, run_load, run_output
 
 SPINS = 2000
 """Looks at the barrier before a waiting thread gives up its time slice."""
@@ -50,7 +51,17 @@ def _make_run_plan(fingerprint: int) -> Any:
                     run_max_pool(steps, i, arena, part, parts)
                 elif op == f.OP_PAD_SHORTCUT:
                     run_pad_shortcut(steps, i, arena, part, parts)
-                elif part == 0:
+                elif op == f.OP_LOAD:
+                    run_load(steps, i, arena, constants, images + n * image_bytes, part, parts)
+                elif op == f.OP_FAKE_QUANTIZE:
+                    run_fake_quantize(steps, i, arena, constants, part, parts)
+                elif part != 0:
+                    pass
+                elif op == f.OP_AVERAGE_POOL:
+                    run_average_pool(steps, i, arena)
+                elif op == f.OP_OUTPUT:
+                    run_output(steps, i, arena, logits + n * logits_bytes)
+                else:
                     run_classifier(steps, i, arena, constants, logits + n * logits_bytes)
                 if parts > 1:
                     arrivals += parts

@@ -11,7 +11,7 @@ import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
 
-from bitplane.export import export_model
+from bitplane.export import to_onnx
 from bitplane.runtime import format as fmt
 
 FORMS = {
@@ -28,6 +28,12 @@ FORMS = {
     "ResNet-50": {"model": "resnet50", "activations": 4, "size": 40, "samples": 2},
     "ResNet-50, 1 bit": {"model": "resnet50", "weights": "binary", "activations": 1, "size": 40, "samples": 2},
 }
+METADATA = {
+    "method": "pc",
+    "dataset": "cifar10",
+    "checkpoint_sha256": "ab" * 32,
+    "accuracy": {"test_top1": 0.91, "epochs": 40},
+}
 ATTRIBUTES = {
     fmt.PIXEL_CONV: {"strides", "pads"},
     fmt.BINARY_CONV: {"weight_shape", "strides", "pads"},
@@ -40,15 +46,16 @@ ATTRIBUTES = {
     "Add": set(),
     "MaxPool": {"kernel_shape", "strides", "pads"},
     "GlobalAveragePool": set(),
-    "Flatten": set(),
+    "Flatten": {"axis"},
     "Gemm": {"transB"},
+    fmt.INT8_WEIGHT: set(),
 }
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_file_computes_what_the_network_does(make_network, tmp_path, form: str) -> None:
     model, samples = make_network(**FORMS[form])
-    report = export_model(model, {}, samples, tmp_path / "model.onnx")
+    report = to_onnx(model, samples, tmp_path / "model.onnx")
     assert report.samples == len(samples)
     assert report.reference_top1_agreement == 1
     with torch.no_grad():
@@ -57,10 +64,12 @@ def test_the_file_computes_what_the_network_does(make_network, tmp_path, form: s
     assert report.reference_code_mismatch < 5e-4
     file = onnx.load(tmp_path / "model.onnx")
     assert (tmp_path / "model.onnx").stat().st_size == report.bytes
-    assert [layer.name for layer in report.layers] == [n.name for n in file.graph.node if n.op_type.endswith("Conv")]
+    assert [layer.name for layer in report.layers] == [n.name for n in file.graph.node if n.op_type.endswith(("Conv", "Gemm"))]
+    assert [layer.operator for layer in report.layers[-1:]] == ["Gemm"]
+    assert all(bool(layer.reason) == (layer.operator == "Gemm") for layer in report.layers)
     modules = dict(model.named_modules())
     for layer in report.layers:
-        assert layer.weight_shape == tuple(modules[layer.name].weight.shape)
+        assert layer.weight_shape[: modules[layer.name].weight.dim()] == tuple(modules[layer.name].weight.shape)
     for node in file.graph.node:
         assert {a.name for a in node.attribute} == ATTRIBUTES[node.op_type]
     assert {f.name for f in file.functions} == {n.op_type for n in file.graph.node if n.domain == fmt.DOMAIN}
@@ -69,7 +78,7 @@ def test_the_file_computes_what_the_network_does(make_network, tmp_path, form: s
 def test_layers_agree_with_pytorch_one_by_one(make_network, tmp_path) -> None:
     """Features of every convolution of a 1-bit network, read from inside the file, against hooks on the network's BatchNorm."""
     model, samples = make_network(weights="binary", activations=1, shortcut="B")
-    export_model(model, {}, samples, tmp_path / "model.onnx")
+    to_onnx(model, samples, tmp_path / "model.onnx")
     file = onnx.load(tmp_path / "model.onnx")
     names = [n.name for n in file.graph.node if n.op_type == fmt.BINARY_CONV]
     stem = next(n for n in file.graph.node if n.op_type == fmt.PIXEL_CONV).output[0]
@@ -91,7 +100,7 @@ def test_layers_agree_with_pytorch_one_by_one(make_network, tmp_path) -> None:
 
 def test_onnx_reference_gives_the_logits_of_onnxruntime(make_network, tmp_path) -> None:
     model, samples = make_network(size=8, samples=2)
-    export_model(model, {}, samples, tmp_path / "model.onnx")
+    to_onnx(model, samples, tmp_path / "model.onnx")
     x = {"input": samples.numpy()}
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     expected = ReferenceEvaluator(str(tmp_path / "model.onnx")).run(None, x)[0]
@@ -103,7 +112,7 @@ def test_onnx_reference_gives_the_logits_of_onnxruntime(make_network, tmp_path) 
 )
 def test_float_weights_become_a_plain_float_twin(make_network, tmp_path, form: dict) -> None:
     model, samples = make_network(weights="float", **{"activations": 32, **form})
-    report = export_model(model, {}, samples, tmp_path / "model.onnx")
+    report = to_onnx(model, samples, tmp_path / "model.onnx")
     file = onnx.load(tmp_path / "model.onnx")
     assert not file.functions
     assert {n.domain for n in file.graph.node} == {""}
@@ -121,13 +130,14 @@ def test_float_weights_become_a_plain_float_twin(make_network, tmp_path, form: d
 def test_a_file_explains_itself(make_network, tmp_path) -> None:
     model, samples = make_network(activations=32)
     metadata = {
+        "model": "resnet20",
         "method": "pc",
         "dataset": "cifar10",
         "classes": tuple("abcdefghij"),
         "accuracy": {"test_top1": 0.91, "epochs": 40},
         "checkpoint_sha256": "ab" * 32,
     }
-    report = export_model(model, metadata, samples, tmp_path / "model.onnx")
+    report = to_onnx(model, samples, tmp_path / "model.onnx", metadata=metadata)
     file = onnx.load(tmp_path / "model.onnx")
     properties = {p.key: p.value for p in file.metadata_props}
     assert set(properties) == set(fmt.METADATA_KEYS)
@@ -135,13 +145,20 @@ def test_a_file_explains_itself(make_network, tmp_path) -> None:
     stored = {t.name: t.raw_data for t in file.graph.initializer}
     assert len(names) == 36
     assert properties[fmt.META_PLANES_SHA256] == hashlib.sha256(b"".join(stored[n] for n in names)).hexdigest()
-    assert properties[fmt.META_FORMAT_VERSION] == "1"
+    assert properties[fmt.META_FORMAT_VERSION] == "1.1"
     assert properties[fmt.META_MODEL] == "resnet20"
     assert properties[fmt.META_METHOD] == "pc"
     assert properties[fmt.META_LEVEL_SET] == "ternary"
     assert properties[fmt.META_ACTIVATION_BITS] == "8"
     assert json.loads(properties[fmt.META_CLASSES]) == list("abcdefghij")
-    assert json.loads(properties[fmt.META_INPUT]) == {"size": [16, 16], "channels": 3, "zero_point": 121, "scale": 64.0}
+    assert json.loads(properties[fmt.META_INPUT]) == {
+        "size": [16, 16],
+        "channels": 3,
+        "mean": [121.0] * 3,
+        "std": [64.0] * 3,
+        "zero_point": 121,
+        "scale": 64.0,
+    }
     assert json.loads(properties[fmt.META_ACCURACY]) == metadata["accuracy"]
     assert properties[fmt.META_CHECKPOINT_SHA256] == "ab" * 32
     check = json.loads(properties[fmt.META_VERIFICATION])
@@ -156,8 +173,8 @@ def test_a_file_explains_itself(make_network, tmp_path) -> None:
 
 
 def test_ternary_resnet20_is_a_twelfth_of_its_float_file(make_network, tmp_path) -> None:
-    packed = export_model(*_arguments(make_network()), tmp_path / "packed.onnx")
-    twin = export_model(*_arguments(make_network(weights="float", activations=32)), tmp_path / "float.onnx")
+    packed = to_onnx(*make_network(), tmp_path / "packed.onnx", metadata=METADATA)
+    twin = to_onnx(*make_network(weights="float", activations=32), tmp_path / "float.onnx", metadata=METADATA)
     assert packed.bytes * 12 <= twin.bytes
 
 
@@ -166,18 +183,7 @@ def test_equal_networks_give_equal_bytes_and_the_network_is_left_alone(make_netw
     model.train()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     for name in ("a", "b"):
-        export_model(model, {}, samples, tmp_path / name)
+        to_onnx(model, samples, tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert model.training
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
-
-
-def _arguments(network: tuple) -> tuple:
-    model, samples = network
-    metadata = {
-        "method": "pc",
-        "dataset": "cifar10",
-        "checkpoint_sha256": "ab" * 32,
-        "accuracy": {"test_top1": 0.91, "epochs": 40},
-    }
-    return model, metadata, samples

@@ -7,9 +7,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bitplane.export.errors import ExportError
-from bitplane.export.fold import FoldedConv, fold_low_bit, fold_pixel, level_integers, quantize_pixel_weight
+from bitplane.export.fold import FoldedConv, fold_affine, fold_codes, quantize_int8
+from bitplane.export.network import Conv, Normalize, Quantize, Weight
+from bitplane.export.quantize import quantize_stem
+from bitplane.export.read_torch import level_integers, read_torch
 from bitplane.train.activations import LearnedStep, Sign
-from bitplane.train.layers import LowBitConv2d, PixelInput
+from bitplane.train.layers import LowBitConv2d
 from bitplane.train.levels import LEVEL_SETS
 from bitplane.train.quantizers import projector
 
@@ -33,6 +36,14 @@ def layer(name: str, scale: str = "channel", pad_value: float = 0.0) -> tuple[Lo
     return conv, bn
 
 
+def fold(conv: nn.Conv2d, bn: nn.BatchNorm2d, quantizer: nn.Module) -> FoldedConv:
+    """The way of a convolution through reading and folding."""
+    network = fold_affine(read_torch(nn.Sequential(quantizer, conv, bn), (5, 7, 7)))
+    source, *_, folded = (n for n in network.nodes if isinstance(n, Conv | Quantize) or type(n).__name__ == "Sign")
+    assert isinstance(folded, Conv)
+    return fold_codes(folded, source)  # type: ignore[arg-type]
+
+
 def apply(folded: FoldedConv, codes: Tensor, stride: int = 2) -> np.ndarray:
     acc = functional.conv2d(codes.double(), torch.from_numpy(folded.weight).double(), None, stride, 1).numpy()
     return acc * folded.scale + folded.bias
@@ -51,7 +62,7 @@ def test_codes_of_a_learned_step(name: str, scale: str) -> None:
     with torch.no_grad():
         quantizer.step.fill_(-0.37)  # training uses its magnitude
     codes = torch.randint(0, 16, (2, 5, 7, 7))
-    folded = fold_low_bit("conv", conv, bn, quantizer)
+    folded = fold(conv, bn, quantizer)
     np.testing.assert_allclose(apply(folded, codes), expected(conv, bn, codes * 0.37), rtol=1e-5, atol=1e-5)
 
 
@@ -59,26 +70,44 @@ def test_codes_of_a_learned_step(name: str, scale: str) -> None:
 def test_one_bit_codes_with_padding_of_minus_one(name: str) -> None:
     conv, bn = layer(name, pad_value=-1.0)
     codes = torch.randint(0, 2, (2, 5, 7, 7))
-    folded = fold_low_bit("conv", conv, bn, Sign())
+    folded = fold(conv, bn, Sign())
     np.testing.assert_allclose(apply(folded, codes), expected(conv, bn, 2 * codes - 1), rtol=1e-5, atol=1e-5)
 
 
 def test_pixels() -> None:
     torch.manual_seed(0)
-    _, bn = layer("binary")
-    conv, pixels = nn.Conv2d(3, 6, 3, 2, 1, bias=False), PixelInput(117, 57.5)
+    conv = Conv(
+        "conv1", "pixels", Weight(np.random.default_rng(0).normal(size=(6, 3, 3, 3))), np.arange(6.0), (2, 2), (1, 1, 1, 1)
+    )
     x = torch.randint(0, 256, (2, 3, 9, 9), dtype=torch.uint8)
-    folded = fold_pixel("conv1", conv, bn, pixels)
-    integers, step = quantize_pixel_weight(conv.weight.detach().double().numpy())
-    with torch.no_grad():
-        conv.weight.copy_(torch.from_numpy(integers * step[:, None, None, None]))
-    np.testing.assert_allclose(apply(folded, x.double() - 117), expected(conv, bn, pixels(x)), rtol=1e-5, atol=1e-5)
+    stem, pixels = quantize_stem(conv, Normalize("pixels", "input", np.full(3, 117.0), np.full(3, 57.5)))
+    assert (pixels.mean == 117).all()
+    assert (pixels.std == 1).all()
+    exact = functional.conv2d((x.double() - 117) / 57.5, torch.from_numpy(conv.weight.values), torch.arange(6.0).double(), 2, 1)
+    found = apply(fold_codes(stem, None), x.double() - 117)
+    np.testing.assert_allclose(found, exact.numpy(), atol=0.3)
+    rounded = functional.conv2d(x.double() - 117, torch.from_numpy(stem.weight.values), torch.arange(6.0).double(), 2, 1)
+    np.testing.assert_allclose(found, rounded.numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_pixels_normalized_by_channel_are_exact_away_from_the_border() -> None:
+    mean, std = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
+    conv = Conv(
+        "conv1", "pixels", Weight(np.random.default_rng(0).normal(size=(6, 3, 3, 3))), np.zeros(6), (1, 1), (1, 1, 1, 1)
+    )
+    stem, pixels = quantize_stem(conv, Normalize("pixels", "input", mean, std))
+    x = torch.randint(0, 256, (2, 3, 9, 9), generator=torch.Generator().manual_seed(0)).double()
+    view = (1, 3, 1, 1)
+    normal = (x - torch.from_numpy(mean).view(view)) / torch.from_numpy(std).view(view)
+    exact = functional.conv2d(normal, torch.from_numpy(conv.weight.values))
+    found = functional.conv2d(x - pixels.mean[0], torch.from_numpy(stem.weight.values), torch.from_numpy(stem.bias))
+    np.testing.assert_allclose(found.numpy(), exact.numpy(), atol=0.3)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_scales_are_positive_and_dead_channels_give_their_bias(name: str) -> None:
     conv, bn = layer(name)
-    folded = fold_low_bit("conv", conv, bn, LearnedStep(2))
+    folded = fold(conv, bn, LearnedStep(2))
     assert folded.scale.dtype == folded.bias.dtype == np.float32
     assert (folded.scale >= np.finfo(np.float32).tiny).all()
     dead = [3, 5]
@@ -99,9 +128,10 @@ def test_weights_off_the_level_set_are_refused() -> None:
         conv.weight[0, 0, 0, 0] = 0.99
         conv.weight[1, 0, 0, 0] = 0.0005
     with pytest.raises(
-        ExportError, match=r"layer1\.0\.conv1: 1 of 270 .* not in the ternary level set: finish or resume the run"
+        ExportError,
+        match=r"layer1\.0\.conv1: 1 of 270 .* not in the ternary level set \(off by up to 0\.01 of its unit\): finish or resume",
     ):
-        fold_low_bit("layer1.0.conv1", conv, bn, LearnedStep(2))
+        level_integers("layer1.0.conv1", conv)
 
 
 def test_weights_that_are_not_numbers_are_refused() -> None:
@@ -125,13 +155,13 @@ def test_diverged_batch_norm_is_refused() -> None:
     with torch.no_grad():
         bn.bias[0] = torch.nan
     with pytest.raises(ExportError, match="not finite"):
-        fold_low_bit("conv", conv, bn, LearnedStep(2))
+        fold(conv, bn, LearnedStep(2))
 
 
 def test_stem_weights_are_never_worse_than_rounding_to_the_largest() -> None:
     w = np.random.default_rng(0).standard_t(3, (16, 3, 7, 7))
     w[3] = 0
-    q, step = quantize_pixel_weight(w)
+    q, step = quantize_int8(w, 64)
     assert q.dtype == np.int8
     assert np.abs(q).max() <= 64
     assert (step > 0).all()

@@ -1,13 +1,11 @@
 """Planes hold every weight once, in the order of FORMAT.md."""
 
-import hashlib
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitplane.export.pack import pack_weight, planes_sha256
+from bitplane.export.pack import pack_weight
 from bitplane.train.levels import LEVEL_SETS
 
 
@@ -43,8 +41,3 @@ def test_every_weight_is_read_back_from_its_bit(name: str, channels: int, kernel
 def test_a_weight_off_the_level_set_is_refused() -> None:
     with pytest.raises(ValueError, match="1 of 4 weights are not in binary"):
         pack_weight(np.array([1, -1, 0, 1], np.int8).reshape(1, 4, 1, 1), LEVEL_SETS["binary"])
-
-
-def test_the_digest_is_of_all_bytes_in_order() -> None:
-    a, b = np.array([[1, 2]], np.uint8), np.array([[3]], np.uint8)
-    assert planes_sha256([a, b]) == hashlib.sha256(b"\x01\x02\x03").hexdigest()

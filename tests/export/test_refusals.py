@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 
-from bitplane.export import ExportError, export_model, exporter, verify
+from bitplane.export import ExportError, exporter, to_onnx, verify
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def network(make_network):
 def refused(network: tuple, folder, match: str, metadata: dict[str, Any] | None = None) -> None:
     model, samples = network
     with pytest.raises(ExportError, match=match) as caught:
-        export_model(model, metadata or {}, samples, folder / "model.onnx")
+        to_onnx(model, samples, folder / "model.onnx", metadata=metadata)
     assert "\n" not in str(caught.value)
     assert list(folder.iterdir()) == []
 
@@ -45,7 +45,7 @@ def test_a_full_disk_while_writing_keeps_the_older_file(network, tmp_path, monke
     path.write_bytes(b"older")
     monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(ExportError, match="No space left"):
-        export_model(network[0], {}, network[1], path)
+        to_onnx(*network, path, force=True)
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
     assert path.read_bytes() == b"older"
 
@@ -57,7 +57,7 @@ def test_a_failed_rename(network, tmp_path, monkeypatch) -> None:
 
 def test_a_missing_folder(network, tmp_path) -> None:
     with pytest.raises(ExportError, match="cannot be written"):
-        export_model(network[0], {}, network[1], tmp_path / "missing" / "model.onnx")
+        to_onnx(*network, tmp_path / "missing" / "model.onnx")
 
 
 @pytest.mark.parametrize("value", [0.1, np.nan])
@@ -69,7 +69,7 @@ def test_logits_that_are_not_the_networks(network, tmp_path, monkeypatch, value:
         return [logits + np.float32(value), *codes]
 
     monkeypatch.setattr(verify, "run_onnxruntime", wrong)
-    refused(network, tmp_path, "logits of the exported graph differ from PyTorch's")
+    refused(network, tmp_path, "logits of the exported graph differ from the network's")
 
 
 def test_codes_that_are_not_the_networks(network, tmp_path, monkeypatch) -> None:
@@ -78,6 +78,7 @@ def test_codes_that_are_not_the_networks(network, tmp_path, monkeypatch) -> None
     def wrong(*arguments: Any) -> list[np.ndarray]:
         logits, *codes = run(*arguments)
         if codes:
+            codes = [c.copy() for c in codes]
             codes[4] = np.minimum(codes[4] + np.uint8(1), 3)
         return [logits, *codes]
 
@@ -88,18 +89,18 @@ def test_codes_that_are_not_the_networks(network, tmp_path, monkeypatch) -> None
 @pytest.mark.parametrize("ending", [".scale", ".bias", ".step", ".sign", ".mask", "conv1.weight"])
 def test_a_constant_that_is_not_the_networks(network, tmp_path, monkeypatch, ending: str) -> None:
     """A graph built wrongly in one channel of one layer does not pass the self-check."""
-    build = exporter.build_graph
+    write = exporter.write_packed
 
-    def wrong(*arguments: Any) -> tuple[onnx.ModelProto, str]:
-        file, digest = build(*arguments)
+    def wrong(*arguments: Any) -> tuple[onnx.ModelProto, Any]:
+        file, written = write(*arguments)
         tensor = [t for t in file.graph.initializer if t.name.endswith(ending)][-1]
         value = onnx.numpy_helper.to_array(tensor).copy()
         value.flat[0] = value.flat[0] ^ 0xFF if value.dtype == np.uint8 else value.flat[0] * 2 + 1
         tensor.CopyFrom(onnx.numpy_helper.from_array(value, tensor.name))
-        return file, digest
+        return file, written
 
-    monkeypatch.setattr(exporter, "build_graph", wrong)
-    refused(network, tmp_path, "differ from PyTorch's")
+    monkeypatch.setattr(exporter, "write_packed", wrong)
+    refused(network, tmp_path, "differ from the network's")
 
 
 def test_a_graph_that_onnxruntime_refuses(network, tmp_path, monkeypatch) -> None:
@@ -108,10 +109,6 @@ def test_a_graph_that_onnxruntime_refuses(network, tmp_path, monkeypatch) -> Non
 
     monkeypatch.setattr(verify, "run_onnxruntime", fail)
     refused(network, tmp_path, "no such operator")
-
-
-def test_one_bit_activations_of_float_weights(make_network, tmp_path) -> None:
-    refused(make_network(weights="float", activations=1), tmp_path, "1-bit activations need low-bit weights")
 
 
 def test_an_activation_step_that_is_no_number(network, tmp_path) -> None:
@@ -129,17 +126,29 @@ def test_metadata_that_does_not_fit(network, tmp_path, metadata, match: str) -> 
 
 
 @pytest.mark.parametrize(
-    "samples",
+    ("samples", "match"),
     [
-        torch.zeros(2, 3, 8, 8),
-        torch.zeros(3, 8, 8, dtype=torch.uint8),
-        torch.zeros(2, 1, 8, 8, dtype=torch.uint8),
-        torch.zeros(0, 3, 8, 8, dtype=torch.uint8),
+        (torch.zeros(2, 3, 8, 8), r"torch\.float32 given, the network takes torch\.uint8; give pixels"),
+        (torch.zeros(2, 3, 8, 8, dtype=torch.int64), "must be uint8 pixels or float32"),
+        (torch.zeros(3, 8, 8, dtype=torch.uint8), "N > 0"),
+        (torch.zeros(2, 1, 8, 8, dtype=torch.uint8), "takes 3 channels"),
+        (torch.zeros(0, 3, 8, 8, dtype=torch.uint8), "N > 0"),
+        (torch.full((2, 3, 8, 8), torch.nan), "NaN"),
     ],
-    ids=["float", "three axes", "gray", "none"],
+    ids=["float", "integer", "three axes", "gray", "none", "not finite"],
 )
-def test_samples_that_do_not_fit(network, tmp_path, samples) -> None:
-    refused((network[0], samples), tmp_path, r"they must be torch\.uint8 \[N, 3, H, W\] with N > 0")
+def test_samples_that_do_not_fit(network, tmp_path, samples, match) -> None:
+    refused((network[0], samples), tmp_path, match)
+
+
+def test_a_path_that_exists_needs_force(network, tmp_path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"mine")
+    with pytest.raises(ExportError, match="exists; add --force"):
+        to_onnx(*network, path)
+    assert path.read_bytes() == b"mine"
+    to_onnx(*network, path, force=True)
+    assert path.stat().st_size > 1000
 
 
 def test_a_fractional_zero_point(make_network, tmp_path) -> None:

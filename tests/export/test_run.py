@@ -32,7 +32,14 @@ def test_a_finished_run_becomes_a_file(run, tmp_path) -> None:
     assert properties[fmt.META_DATASET] == "digits"
     assert json.loads(properties[fmt.META_CLASSES]) == [str(i) for i in range(10)]
     assert json.loads(properties[fmt.META_ACCURACY]) == {"test_top1": 0.5, "epochs": 3}
-    assert json.loads(properties[fmt.META_INPUT]) == {"size": [16, 16], "channels": 1, "zero_point": 78, "scale": 96.0}
+    assert json.loads(properties[fmt.META_INPUT]) == {
+        "size": [16, 16],
+        "channels": 1,
+        "mean": [78.0],
+        "std": [96.0],
+        "zero_point": 78,
+        "scale": 96.0,
+    }
     weights = (run / "final" / "model.safetensors").read_bytes()
     assert properties[fmt.META_CHECKPOINT_SHA256] == hashlib.sha256(weights).hexdigest()
 

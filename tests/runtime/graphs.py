@@ -1,114 +1,17 @@
-"""Builds packed files by FORMAT.md, independently of `export/`: the operators' functions, and a small graph builder."""
+"""Builds packed files by FORMAT.md, independently of `export/`: a small graph builder."""
 
 import hashlib
 import json
 
 import numpy as np
-import onnx
 from onnx import TensorProto as T
 from onnx import helper as h
 from onnx import numpy_helper as nh
 
+from bitplane.runtime.functions import function
+
 DOMAIN = "bitplane"
 OPSETS = [h.make_opsetid("", 18), h.make_opsetid(DOMAIN, 1)]
-
-
-def _const(name, value):
-    return h.make_node("Constant", [], [name], value=nh.from_array(np.asarray(value)))
-
-
-def _ref(node, **attributes):
-    for inner, outer in attributes.items():
-        a = onnx.AttributeProto()
-        a.name, a.ref_attr_name, a.type = inner, outer, onnx.AttributeProto.INTS
-        node.attribute.append(a)
-    return node
-
-
-def _unpack(plane, out):
-    return [
-        h.make_node("Unsqueeze", [plane, "axis2"], [out + "_u"]),
-        h.make_node("BitShift", [out + "_u", "shifts"], [out + "_s"], direction="RIGHT"),
-        h.make_node("BitwiseAnd", [out + "_s", "one"], [out + "_b"]),
-        h.make_node("Reshape", [out + "_b", "flat"], [out + "_f"]),
-        h.make_node("Slice", [out + "_f", "zero1", "k", "axis1"], [out + "_t"]),
-        h.make_node("Cast", [out + "_t"], [out + "_i"], to=T.INT8),
-        h.make_node("Reshape", [out + "_i", "shape"], [out + "_n"]),
-        h.make_node("Transpose", [out + "_n"], [out], perm=[0, 3, 1, 2]),
-    ]
-
-
-def _low_bit(name, planes, combine):
-    shape = h.make_node("Constant", [], ["shape"])
-    a = onnx.AttributeProto()
-    a.name, a.ref_attr_name, a.type = "value_ints", "weight_shape", onnx.AttributeProto.INTS
-    shape.attribute.append(a)
-    nodes = [
-        shape, _const("axis2", [2]), _const("axis1", [1]), _const("zero1", [0]), _const("four", [4]),
-        _const("shifts", np.arange(8, dtype=np.uint8).reshape(1, 1, 8)), _const("one", np.array([1], np.uint8)),
-        _const("flat", [0, -1]),
-        h.make_node("Slice", ["shape", "axis1", "four"], ["tail"]), h.make_node("ReduceProd", ["tail"], ["k"], keepdims=1),
-    ]  # fmt: skip
-    for plane in planes:
-        nodes += _unpack(plane, plane + "_w")
-    nodes += combine
-    nodes += [
-        _ref(h.make_node("ConvInteger", ["codes", "w"], ["acc"]), strides="strides", pads="pads"),
-        h.make_node("Cast", ["acc"], ["f"], to=T.FLOAT),
-        h.make_node("Mul", ["f", "scale"], ["m"]),
-        h.make_node("Add", ["m", "bias"], ["y"]),
-    ]
-    inputs = ["codes", *planes, "scale", "bias"]
-    return h.make_function(DOMAIN, name, inputs, ["y"], nodes, OPSETS[:1], attributes=["weight_shape", "strides", "pads"])
-
-
-def _times(x, factor, out):
-    return [_const(out + "_c", np.int8(factor)), h.make_node("Mul", [x, out + "_c"], [out])]
-
-
-FUNCTIONS = [
-    h.make_function(
-        DOMAIN, "PixelConv", ["pixels", "weight", "zero_point", "scale", "bias"], ["y"],
-        [
-            _ref(h.make_node("ConvInteger", ["pixels", "weight", "zero_point"], ["acc"]), strides="strides", pads="pads"),
-            h.make_node("Cast", ["acc"], ["f"], to=T.FLOAT),
-            h.make_node("Mul", ["f", "scale"], ["m"]),
-            h.make_node("Add", ["m", "bias"], ["y"]),
-        ],
-        OPSETS[:1], attributes=["strides", "pads"],
-    ),
-    _low_bit(
-        "BinaryConv", ["sign"],
-        [*_times("sign_w", 2, "s2"), _const("o", np.int8(1)), h.make_node("Sub", ["o", "s2"], ["w"])],
-    ),
-    _low_bit("TernaryConv", ["sign", "mask"], [*_times("sign_w", 2, "s2"), h.make_node("Sub", ["mask_w", "s2"], ["w"])]),
-    _low_bit(
-        "QuaternaryConv", ["sign1", "sign2"],
-        [*_times("sign1_w", 13, "a"), *_times("sign2_w", 7, "b"), _const("ten", np.int8(10)),
-         h.make_node("Sub", ["ten", "a"], ["ta"]), h.make_node("Sub", ["ta", "b"], ["w"])],
-    ),
-    h.make_function(
-        DOMAIN, "Quantize", ["x", "step"], ["y"],
-        [_const("zp", np.uint8(0)), h.make_node("QuantizeLinear", ["x", "step", "zp"], ["q"]),
-         _ref(h.make_node("Constant", [], ["t"]), value_ints="top"), h.make_node("Cast", ["t"], ["u"], to=T.UINT8),
-         h.make_node("Min", ["q", "u"], ["y"])],
-        OPSETS[:1], attributes=["top"],
-    ),
-    h.make_function(
-        DOMAIN, "Sign", ["x"], ["y"],
-        [_const("z", np.float32(0)), h.make_node("GreaterOrEqual", ["x", "z"], ["b"]),
-         h.make_node("Cast", ["b"], ["y"], to=T.UINT8)],
-        OPSETS[:1],
-    ),
-    h.make_function(
-        DOMAIN, "PadShortcut", ["x"], ["y"],
-        [_const("starts", [0, 0]), _const("ends", [2**31, 2**31]), _const("axes", [2, 3]),
-         _ref(h.make_node("Constant", [], ["s"]), value_ints="steps"),
-         _ref(h.make_node("Constant", [], ["p"]), value_ints="pads"),
-         h.make_node("Slice", ["x", "starts", "ends", "axes", "s"], ["c"]), h.make_node("Pad", ["c", "p"], ["y"])],
-        OPSETS[:1], attributes=["steps", "pads"],
-    ),
-]  # fmt: skip
 
 
 class Builder:
@@ -228,7 +131,8 @@ class Builder:
             return h.make_tensor_value_info(name, kind, ["batch", *self.shapes[name]])
 
         graph = h.make_graph(self.nodes, "g", [info("input")], [info(n) for n in ("logits", *outputs)], self.initializers)
-        model = h.make_model(graph, functions=FUNCTIONS, opset_imports=OPSETS, ir_version=8)
+        used = dict.fromkeys(n.op_type for n in self.nodes if n.domain == DOMAIN)
+        model = h.make_model(graph, functions=[function(op) for op in used], opset_imports=OPSETS, ir_version=8)
         digest = hashlib.sha256(b"".join(p.tobytes() for p in self.planes)).hexdigest()
         h.set_model_props(model, {**self.meta, "bitplane.planes_sha256": digest})
         return model

@@ -164,7 +164,7 @@ CASES = {
     "name used twice": (duplicate_output, "is empty or used twice"),
     "huge input": (huge_input, "expected 1 to 268435456 elements"),
     "unknown input size": (symbolic_input, "with C, H, W known"),
-    "float input": (float_input, "is not uint8"),
+    "float input": (float_input, "holds floats, expected pixels"),
     "other input name": (other_input, "expected ['input']"),
     "other output name": (other_output, "expected ['logits']"),
     "Gemm of unflattened": (

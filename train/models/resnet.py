@@ -145,12 +145,13 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] to [N, 4 width, H / stride, W / stride]."""
-        rectify = nn.Identity() if self.bi_real else torch.relu
         a = self.quant1(x)
-        y = rectify(self.bn1(self.conv1(a)))
-        y = rectify(self.bn2(self.conv2(self.quant2(y))))
-        y = self.bn3(self.conv3(self.quant3(y))) + _shortcut(self.downsample, x, a)
-        return rectify(y)
+        y = self._rectify(self.bn1(self.conv1(a)))
+        y = self._rectify(self.bn2(self.conv2(self.quant2(y))))
+        return self._rectify(self.bn3(self.conv3(self.quant3(y))) + _shortcut(self.downsample, x, a))
+
+    def _rectify(self, x: Tensor) -> Tensor:
+        return x if self.bi_real else torch.relu(x)
 
 
 class ResNet(nn.Module):

@@ -1,0 +1,137 @@
+"""Run a `Network` in torch, node by node: the calibration's source of values and the self-check's reference."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import onnx
+import torch
+from onnx.reference import ReferenceEvaluator
+from torch import Tensor
+from torch.nn import functional
+
+from bitplane.export.network import (
+    INPUT,
+    Add,
+    Affine,
+    Conv,
+    Flatten,
+    GlobalAveragePool,
+    Kept,
+    MaxPool,
+    Network,
+    Node,
+    Normalize,
+    PadShortcut,
+    Quantize,
+    Relu,
+    Sign,
+    sources,
+)
+from bitplane.runtime import format as fmt
+
+
+@torch.no_grad()
+def evaluate(
+    network: Network,
+    images: Tensor,
+    *,
+    force: Mapping[str, Tensor] | None = None,
+    visit: Callable[[Node, Tensor], None] | None = None,
+) -> Tensor:
+    """Run a network in float32.
+
+    Args:
+        network: the network.
+        images: uint8 or float32 [N, C, H, W].
+        force: values to go on with in place of what these nodes make.
+        visit: called with every node and the value it makes, before `force`.
+
+    Returns:
+        The result, float32 [N, classes].
+    """
+    last = {name: node.name for node in network.nodes for name in sources(node)}
+    values: dict[str, Tensor] = {INPUT: images}
+    for node in network.nodes:
+        value = apply(node, [values[name] for name in sources(node)])
+        if visit is not None:
+            visit(node, value)
+        values[node.name] = force[node.name] if force and node.name in force else value
+        for name in sources(node):
+            if last[name] == node.name and name != network.output:
+                values.pop(name, None)
+    return values[network.output].flatten(1).float()
+
+
+def apply(node: Node, inputs: list[Tensor]) -> Tensor:
+    """The value of one node."""
+    x = inputs[0]
+    match node:
+        case Normalize():
+            mean, std = (torch.from_numpy(v.astype(np.float32))[:, None, None] for v in (node.mean, node.std))
+            return (x.float() - mean) / std
+        case Conv():
+            return convolve(node, x)
+        case Affine():
+            factor, offset = (torch.from_numpy(v.astype(np.float32)) for v in (node.factor, node.offset))
+            view = (-1, *[1] * (x.dim() - 2))
+            return x * factor.view(view) + offset.view(view)
+        case Quantize():
+            return quantize(x, node)
+        case Sign():
+            return (x >= 0).float() * (2 * node.scale) - node.scale
+        case Relu():
+            return torch.relu(x)
+        case Add():
+            return x + inputs[1]
+        case MaxPool():
+            top, left, bottom, right = node.pads
+            padded = functional.pad(x, (left, right, top, bottom), value=-torch.inf)
+            return functional.max_pool2d(padded, node.kernel, node.strides)
+        case GlobalAveragePool():
+            return x.mean((2, 3), keepdim=True)
+        case PadShortcut():
+            return functional.pad(x[:, :, :: node.steps[0], :: node.steps[1]], (0, 0, 0, 0, node.front, node.back))
+        case Flatten():
+            return x.flatten(1)
+        case Kept():
+            return _keep(node, inputs)
+
+
+def convolve(node: Conv, x: Tensor) -> Tensor:
+    """The convolution of `node` with its bias, float32."""
+    weight = torch.from_numpy(node.weight.values.astype(np.float32))
+    bias = torch.from_numpy(node.bias.astype(np.float32))
+    top, left, bottom, right = node.pads
+    if any(node.pads):
+        if node.pad_value == 0 and (top, left) == (bottom, right):
+            return functional.conv2d(x, weight, bias, node.strides, (top, left), groups=node.group)
+        x = functional.pad(x, (left, right, top, bottom), value=node.pad_value)
+    return functional.conv2d(x, weight, bias, node.strides, groups=node.group)
+
+
+def quantize(x: Tensor, node: Quantize) -> Tensor:
+    """The value of a quantizer, each operation rounded as float32."""
+    step = torch.tensor(node.step, dtype=torch.float32)
+    return (x / step).round_().clamp_(node.low, node.high).mul_(step)
+
+
+def _keep(node: Kept, inputs: list[Tensor]) -> Tensor:
+    feeds = dict(zip(sources(node), (i.numpy() for i in inputs), strict=True))
+    names = list(dict.fromkeys(i for i in node.inputs if i))
+    arrays = {n: feeds[n] if n in feeds else node.constants[n] for n in names}
+    proto = onnx.NodeProto()
+    proto.CopyFrom(node.proto)
+    del proto.input[:], proto.output[:]
+    proto.input.extend(node.inputs)
+    proto.output.append("y")
+    graph = onnx.helper.make_graph(
+        [proto],
+        "node",
+        [
+            onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
+            for n, a in arrays.items()
+        ],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", fmt.OPSET_VERSION)])
+    return torch.from_numpy(np.asarray(ReferenceEvaluator(model).run(None, arrays)[0]))

@@ -1,0 +1,132 @@
+"""Opening what a user brings: a run, an ONNX or QONNX file, or a torchvision ResNet's weights; nothing here executes a file.
+
+External data of an ONNX file is read only from a regular file, under one name, inside the model's own folder.
+"""
+
+import hashlib
+import math
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import external_data_helper
+from torch import Tensor
+
+from bitplane.export.errors import ExportError
+from bitplane.runtime.model import MAX_ELEMENTS
+from bitplane.train.checkpoint import read_tensors
+from bitplane.train.models import ModelConfig, ResNet, build_model
+
+IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+"""torchvision's mean and standard deviation, in pixels."""
+MAX_FILE = 1 << 31
+"""Bytes of the largest file read: protobuf's own limit."""
+_DEPTHS = {(2, 2, 2, 2, False): "resnet18", (3, 4, 6, 3, False): "resnet34", (3, 4, 6, 3, True): "resnet50"}
+
+
+def load_onnx(path: Path) -> onnx.ModelProto:
+    """Read an ONNX file, with its external data in memory.
+
+    Raises:
+        ExportError: the file is missing, not ONNX, or its tensors lie outside its folder or are not as large as declared.
+    """
+    try:
+        size = path.stat().st_size
+        data = path.read_bytes() if 0 < size < MAX_FILE else b""
+    except OSError as e:
+        raise ExportError(f"{path}: cannot be read ({e.strerror}); check the path") from None
+    if not data:
+        raise ExportError(f"{path}: is empty or larger than {MAX_FILE} bytes; give an ONNX model")
+    try:
+        model = onnx.load_model_from_string(data)
+    except (DecodeError, ValueError):
+        raise ExportError(f"{path}: not an ONNX model, or truncated; export it again") from None
+    for tensor in model.graph.initializer:
+        count = math.prod(tensor.dims) if min(tensor.dims, default=1) >= 0 else -1
+        if not 0 <= count <= MAX_ELEMENTS:
+            raise ExportError(
+                f"{path}: tensor '{tensor.name}' declares shape {list(tensor.dims)}, at most {MAX_ELEMENTS} elements are read"
+            )
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            _load_external(path, tensor, count)
+    return model
+
+
+def _load_external(path: Path, tensor: onnx.TensorProto, count: int) -> None:
+    where = external_data_helper.ExternalDataInfo(tensor)
+    name = str(where.location)
+
+    def refuse(why: str) -> ExportError:
+        return ExportError(
+            f"{path}: data of tensor '{tensor.name}' lie in '{name}', {why}; save the model with its data inside"
+        )
+
+    if not name or os.path.isabs(name) or ".." in Path(name).parts or "\\" in name:
+        raise refuse("which is not inside the model's folder")
+    file, folder = path.parent / name, path.parent.resolve()
+    try:
+        if file.resolve() != folder / name:
+            raise refuse("which is a link")
+        descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+    except OSError as e:
+        raise refuse(f"which cannot be read ({e.strerror})") from None
+    with os.fdopen(descriptor, "rb") as opened:
+        info = os.fstat(descriptor)
+        if not stat.S_ISREG(info.st_mode) or info.st_nlink != 1:
+            raise refuse("which is not a regular file of one name")
+        offset = int(where.offset or 0)
+        wanted = count * np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
+        if offset < 0 or int(where.length or wanted) != wanted or offset + wanted > info.st_size:
+            raise refuse(f"which has {info.st_size} bytes, {wanted} at {offset} are declared")
+        opened.seek(offset)
+        tensor.raw_data = opened.read(wanted)
+    tensor.data_location = onnx.TensorProto.DEFAULT
+    del tensor.external_data[:]
+
+
+def load_torchvision(path: Path) -> ResNet:
+    """A float ResNet-18, 34 or 50 with the weights of a torchvision `state_dict` saved as safetensors.
+
+    Its input takes pixels as they are; normalize by `IMAGENET`.
+
+    Raises:
+        ExportError: the file is a pickle, or not one of these networks' weights.
+    """
+    if path.suffix != ".safetensors":
+        raise ExportError(
+            f"{path}: only safetensors are read (a .pth file is a pickle, which can run code): save it again with"
+            " safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'NAME.safetensors')"
+        )
+    weights = {k: v for k, v in read_tensors(path).items() if not k.endswith("num_batches_tracked")}
+    model = build_model(_configuration(path, weights))
+    own = {k: v for k, v in model.state_dict().items() if not k.startswith("input.") and not k.endswith("num_batches_tracked")}
+    for key in sorted(own.keys() ^ weights.keys()):
+        raise ExportError(
+            f"{path}: `{key}` is {'missing' if key in own else 'unknown'}; expected torchvision's {model.config.model}"
+        )
+    for key, value in weights.items():
+        if own[key].shape != value.shape:
+            raise ExportError(f"{path}: `{key}` is {list(value.shape)}, expected {list(own[key].shape)}")
+    model.load_state_dict(weights, strict=False)
+    return model.eval()
+
+
+def _configuration(path: Path, weights: Mapping[str, Tensor]) -> ModelConfig:
+    counts = tuple(sum(f"layer{i}.{j}.conv1.weight" in weights for j in range(64)) for i in range(1, 5))
+    name = _DEPTHS.get((*counts, "layer1.0.conv3.weight" in weights))  # type: ignore[arg-type]
+    if name is None or "fc.weight" not in weights:
+        raise ExportError(f"{path}: not the weights of torchvision's resnet18, resnet34 or resnet50 (blocks: {counts})")
+    channels, classes = weights["conv1.weight"].shape[1], weights["fc.weight"].shape[0]
+    return ModelConfig(
+        model=name, weights="float", activations=32, classes=classes, channels=channels, zero_point=0, pixel_scale=1.0
+    )
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
