@@ -107,21 +107,74 @@ def _refuse_other_options(config: "TrainConfig", run: Path) -> None:
             )
 
 
-def export(run: Positional[Path], output: Annotated[Path, arg(aliases=["-o"])], json: Path | None = None) -> None:
-    """Export the finished run RUN to one ONNX file.
+def export(
+    source: Positional[Path],
+    output: Annotated[Path, arg(aliases=["-o"])],
+    form: Literal["packed", "inlined", "dequantized", "qonnx"] = "packed",
+    weights: Literal["keep", "binary", "ternary", "quaternary", "int8"] = "keep",
+    activations: Literal[32, 8, 4, 2] = 8,
+    calibration: Literal["mse", "minmax", "percentile"] = "mse",
+    correction: Literal["none", "bias", "statistics"] = "statistics",
+    keep: tuple[str, ...] = (),
+    edges: Literal[8, 32] = 8,
+    data: str | None = None,
+    data_dir: str = "data",
+    size: int = 0,
+    samples: int = 256,
+    mean: tuple[float, ...] = (),
+    std: tuple[float, ...] = (),
+    force: bool = False,
+    json: Path | None = None,
+) -> None:
+    """Export SOURCE to one ONNX file that is checked before it is written.
 
     Args:
-        run: folder of a finished run.
+        source: folder of a finished run, an ONNX or QONNX file (.onnx), or a torchvision ResNet-18, 34 or 50 (.safetensors).
         output: the file to write.
+        form: packed (bit-planes; opens anywhere ONNX functions do), inlined (the same, functions expanded), dequantized (plain
+            float weights), or qonnx.
+        weights: turn float convolutions between the first and the last layer into this level set, after training.
+        activations: bits of the activations that low-bit convolutions read, where training left them float.
+        calibration: how the steps of those activations are chosen.
+        correction: what is corrected in layers that were quantized after training.
+        keep: names or patterns (layer4.*) of layers to leave as they are.
+        edges: bits of the first and the last layer.
+        data: images for calibration and the check, as in `train`; a run has its own.
+        data_dir: where CIFAR is.
+        size: resize a folder's images to this side.
+        samples: images to use.
+        mean: of the pixels, as SOURCE was trained on (pixel - mean) / std; one number, or one a channel.
+        std: of the pixels.
+        force: replace OUTPUT if it exists.
         json: write the report to this file.
     """
-    from bitplane.export import export_run
+    from bitplane.export import Quantization, evenly, export_file, export_run
 
-    report = export_run(run, output)
+    how = Quantization(weights, activations, calibration, correction, keep, edges)
+    if source.suffix in (".onnx", ".safetensors", ".pth", ".pt"):
+        if data is None:
+            raise UsageError(f"{source}: give --data, the images to calibrate and check on")
+        if bool(mean) != bool(std):
+            raise UsageError("--mean and --std go together; both are in pixels, 0 to 255")
+        from bitplane.train.data import DataConfig, load_data
+
+        loaded = load_data(DataConfig(data, data_dir, size=size))
+        images = evenly(loaded.train.images, samples)
+        normalize = (mean if len(mean) > 1 else mean[0], std if len(std) > 1 else std[0]) if mean else None
+        metadata = {"dataset": loaded.name}
+        report = export_file(
+            source, output, images, quantization=how, form=form, normalize=normalize, metadata=metadata, force=force
+        )
+    else:
+        report = export_run(source, output, samples, quantization=how, form=form, force=force)
     print(
-        f"{report.path}: {report.bytes} bytes; onnxruntime agrees with PyTorch on {100 * report.top1_agreement:.2f} % of "
+        f"{report.path}: {report.bytes} bytes; onnxruntime agrees with the source on {100 * report.top1_agreement:.2f} % of "
         f"{report.samples} images, largest logit difference {report.max_logit_difference:.3g}"
     )
+    if form in ("packed", "inlined"):
+        for layer in report.layers:
+            if layer.reason and layer.operator != "Gemm":
+                print(f"  {layer.name} computes in floating point: {layer.reason}")
     _write_json(json, asdict(report))
 
 

@@ -25,7 +25,8 @@ from bitplane.export.packed import Written, write_packed
 from bitplane.export.qonnx import QONNX_DOMAINS, runnable, write_qonnx
 from bitplane.export.quantize import Quantization, quantize
 from bitplane.export.read_onnx import read_onnx
-from bitplane.export.read_torch import Normalization, quantizer_outputs, read_torch
+from bitplane.export.read_torch import quantizer_outputs, read_torch
+from bitplane.export.reading import Normalization
 from bitplane.export.sources import IMAGENET, file_sha256, load_onnx, load_torchvision
 from bitplane.export.verify import Verification, check_reading, few, run_onnxruntime, verify
 from bitplane.export.write import write_atomically
@@ -133,7 +134,7 @@ def to_onnx(
         path: where to write.
         quantization: what is quantized after training; by default nothing but the first and last layer (8 bits) and the
             activations that low-bit weights read (8 bits, calibrated).
-        normalize: mean and standard deviation in pixels, of a torch module that takes normalized floats: the file takes pixels.
+        normalize: mean and standard deviation in pixels, of a network that takes normalized floats: the file takes pixels.
         form: "packed" (functions of domain `bitplane`), "inlined" (the same with its functions expanded), "dequantized" (plain
             weights and standard float operators), or "qonnx".
         metadata: fields of `Origin`; all are optional.
@@ -223,7 +224,7 @@ def export_file(
         samples: images as in `to_onnx`; pixels for a `state_dict`.
         quantization: as in `to_onnx`.
         form: as in `to_onnx`.
-        normalize: of a `state_dict`: mean and standard deviation in pixels; torchvision's by default.
+        normalize: as in `to_onnx`; torchvision's of a `state_dict` by default.
         metadata: fields of `Origin`.
         force: as in `to_onnx`.
 
@@ -274,9 +275,7 @@ def _check_samples(images: Tensor) -> None:
 
 def _read(source: nn.Module | onnx.ModelProto, images: Tensor, normalize: Normalization | None) -> _Reading:
     if isinstance(source, onnx.ModelProto):
-        if normalize is not None:
-            raise ExportError("`normalize` is for torch modules; an ONNX model says itself what it reads")
-        return _read_onnx(source, images)
+        return _read_onnx(source, images, normalize)
     module = copy.deepcopy(source).cpu().float().eval()
     shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
     channels = getattr(getattr(module, "config", None), "channels", shape[0])
@@ -287,10 +286,7 @@ def _read(source: nn.Module | onnx.ModelProto, images: Tensor, normalize: Normal
     _check_kind(network, images)
 
     def run(x: Tensor) -> Tensor:
-        if normalize is not None:
-            mean, std = (torch.as_tensor(v, dtype=torch.float32).reshape(-1, 1, 1) for v in normalize)
-            x = (x.float() - mean) / std
-        return module(x)
+        return module(_normalized(x, normalize))
 
     logits = _batches(run, images)
     checked = few(images)
@@ -299,32 +295,39 @@ def _read(source: nn.Module | onnx.ModelProto, images: Tensor, normalize: Normal
     return _Reading(network, images, logits, _pixel_form(network))
 
 
-def _read_onnx(source: onnx.ModelProto, images: Tensor) -> _Reading:
+def _normalized(images: Tensor, normalize: Normalization | None) -> Tensor:
+    if normalize is None:
+        return images
+    mean, std = (torch.as_tensor(v, dtype=torch.float32).reshape(-1, 1, 1) for v in normalize)
+    return (images.float() - mean) / std
+
+
+def _read_onnx(source: onnx.ModelProto, images: Tensor, normalize: Normalization | None) -> _Reading:
     label = source.graph.name or "model"
     shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
-    network = fold_affine(read_onnx(source, label, shape))
-    if not network.pixels and images.dtype == torch.uint8:
-        images = images.float()
+    network = fold_affine(read_onnx(source, label, shape, normalize))
     _check_kind(network, images)
     qonnx = any(n.domain in QONNX_DOMAINS for n in source.graph.node)
     try:
-        (logits,) = run_onnxruntime(runnable(source) if qonnx else source, images)
+        (logits,) = run_onnxruntime(runnable(source) if qonnx else source, _normalized(images, normalize))
     except ExportError:
         raise
     except Exception as e:  # onnxruntime's errors share no base class
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
         raise ExportError(f"{label}: onnxruntime cannot run the source ({reason}); check the file and the samples") from e
-    checked = few(images)
-    quantizers = any(isinstance(n, Quantize | Sign) for n in network.nodes)
-    if not quantizers:
-        check_reading(network, checked, logits[:: -(-len(images) // 32)], {})
+    if not any(isinstance(n, Quantize | Sign) for n in network.nodes):
+        check_reading(network, few(images), few(torch.from_numpy(logits)).numpy(), {})
     return _Reading(network, images, logits, _pixel_form(network))
 
 
 def _check_kind(network: Network, images: Tensor) -> None:
     wanted = torch.uint8 if network.pixels else torch.float32
     if images.dtype != wanted:
-        remedy = "give pixels as they are decoded" if network.pixels else "give normalized images, or `normalize` with pixels"
+        remedy = (
+            "give pixels as they are decoded"
+            if network.pixels
+            else "give normalized images, or pixels and their normalization (--mean, --std)"
+        )
         raise ExportError(f"samples: {images.dtype} given, the network takes {wanted}; {remedy}")
 
 

@@ -71,7 +71,7 @@ class Quantization:
     weights: Levels = "keep"
     activations: Literal[32, 8, 4, 2] = 8
     calibration: Calibration = "mse"
-    correction: Correction = "bias"
+    correction: Correction = "statistics"
     keep: tuple[str, ...] = ()
     edges: Literal[8, 32] = 8
 
@@ -184,6 +184,11 @@ def quantize_stem(conv: Conv, pixels: Normalize) -> tuple[Conv, Normalize]:
     )
 
 
+def _uniform(pixels: Normalize) -> bool:
+    """Whether all channels have one whole zero point and one standard deviation."""
+    return (pixels.mean == pixels.mean[0]).all() and (pixels.std == pixels.std[0]).all() and float(pixels.mean[0]).is_integer()
+
+
 def non_negative(network: Network, name: str) -> bool:
     """Whether the value can only be zero or more."""
     by_name = network.producers()
@@ -235,6 +240,8 @@ class _Walk:
     def _conv(self, conv: Conv) -> Conv:
         source = next((n for n in self.out if n.name == conv.source), None)
         low_bit = self.targets.get(conv.name, conv)
+        if isinstance(source, Normalize) and low_bit.weight.integers is not None and _uniform(source):
+            low_bit = self._on_pixels(low_bit, source)
         if low_bit.name in self.targets and low_bit.weight.integers is None:  # an edge
             if isinstance(source, Normalize) and low_bit.group == 1 and len(self.network.readers()[source.name]) == 1:
                 low_bit, pixels = quantize_stem(low_bit, source)
@@ -258,6 +265,16 @@ class _Walk:
             self.own[quantizer.name] = apply(quantizer, [values])
             self.coded[conv.source] = quantizer.name
         return replace(low_bit, source=self.coded[conv.source])
+
+    def _on_pixels(self, conv: Conv, pixels: Normalize) -> Conv:
+        """A convolution of integer weights on pixels, with the standard deviation moved into its unit; nothing changes."""
+        w = conv.weight
+        if pixels.std[0] == 1 or w.integers is None or w.unit is None or len(self.network.readers()[pixels.name]) != 1:
+            return conv
+        plain = replace(pixels, std=np.ones_like(pixels.std))
+        self.out[self.out.index(pixels)] = plain
+        self.own[pixels.name] = apply(plain, [self.own[INPUT]])
+        return replace(conv, weight=integer_weight(w.integers, w.unit / pixels.std[0], w.levels))
 
     def _correct(self, conv: Conv, exact: Tensor, value: Tensor) -> tuple[Conv, Tensor]:
         """Give the convolution's channels the mean (and spread) of the float network's."""

@@ -33,7 +33,7 @@ from bitplane.export.network import (
     integer_weight,
 )
 from bitplane.export.qonnx import QONNX_DOMAINS
-from bitplane.export.reading import Reading
+from bitplane.export.reading import Normalization, Reading
 from bitplane.runtime import format as fmt
 from bitplane.runtime.model import MAX_ELEMENTS
 
@@ -55,18 +55,25 @@ FOLDABLE = (
 )
 
 
-def read_onnx(model: onnx.ModelProto, label: str, input_shape: tuple[int, int, int] | None = None) -> Network:
+def read_onnx(
+    model: onnx.ModelProto,
+    label: str,
+    input_shape: tuple[int, int, int] | None = None,
+    normalize: Normalization | None = None,
+) -> Network:
     """Read a model.
 
     Args:
         model: the model, its tensors in memory.
         label: what to call it in messages.
         input_shape: (C, H, W), where the file leaves sizes open.
+        normalize: mean and standard deviation in pixels: the network reads uint8 pixels and gives (pixel - mean) / std to the model,
+            which takes floats.
 
     Raises:
         ExportError: the model is not one of images, has functions of its own, or uses what cannot be kept.
     """
-    return _Reader(model, label, input_shape).read()
+    return _Reader(model, label, input_shape, normalize).read()
 
 
 def level_set(integers: NDArray[np.generic]) -> str:
@@ -76,7 +83,13 @@ def level_set(integers: NDArray[np.generic]) -> str:
 
 
 class _Reader:
-    def __init__(self, model: onnx.ModelProto, label: str, input_shape: tuple[int, int, int] | None) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        label: str,
+        input_shape: tuple[int, int, int] | None,
+        normalize: Normalization | None,
+    ) -> None:
         self.label = label
         if model.functions:
             raise ExportError(f"{label}: has model-local functions; export from the network it was made from")
@@ -97,8 +110,11 @@ class _Reader:
             raise ExportError(f"{label}: input '{inputs[0].name}' has shape {sizes}, the samples are {list(shape)}")
         if kind.elem_type not in (onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT):
             raise ExportError(f"{label}: input '{inputs[0].name}' is neither uint8 nor float32")
-        self.reading = Reading(label, shape, pixels=kind.elem_type == onnx.TensorProto.UINT8)
-        self.values = {inputs[0].name: INPUT}
+        is_pixels = kind.elem_type == onnx.TensorProto.UINT8
+        if is_pixels and normalize is not None:
+            raise ExportError(f"{label}: takes uint8 pixels already; leave the normalization out")
+        self.reading = Reading(label, shape, pixels=is_pixels or normalize is not None)
+        self.values = {inputs[0].name: INPUT if normalize is None else self.reading.normalize(normalize)}
         self.shapes = self._infer_shapes(inputs[0], shape)
 
     def _infer_shapes(self, value: onnx.ValueInfoProto, shape: tuple[int, int, int]) -> dict[str, tuple[int, ...]]:
@@ -432,8 +448,15 @@ class _Reader:
             )
         low, high = self._range(node)
         x = self._source(node.input[0])
-        # A signed range of values that are never negative is an unsigned one.
         producer = next((n for n in self.reading.nodes if n.name == x), None)
+        if (
+            isinstance(producer, Normalize)
+            and (low, high) == (0, 255)
+            and (producer.std == float(step.reshape(()))).all()
+            and not producer.mean.any()
+        ):
+            return x  # bytes are quantized already
+        # A signed range of values that are never negative is an unsigned one.
         low = 0 if isinstance(producer, Relu) else low
         return self.reading.add(Quantize(_name(node), x, float(np.float32(step.reshape(()))), high, low))
 

@@ -2,7 +2,7 @@
 
 import copy
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,12 +27,9 @@ from bitplane.export.network import (
     Weight,
     integer_weight,
 )
-from bitplane.export.reading import Reading, pair
+from bitplane.export.reading import Normalization, Reading, pair
 from bitplane.train import activations, layers
 from bitplane.train.layers import LowBitConv2d
-
-Normalization = tuple[Sequence[float] | float, Sequence[float] | float]
-"""Mean and standard deviation in pixels, one for all channels or one a channel."""
 
 SUPPORTED = (
     "Conv2d, Linear, BatchNorm2d, ReLU, MaxPool2d, AdaptiveAvgPool2d(1), Flatten, Dropout, Identity, addition, "
@@ -103,14 +100,7 @@ class _Reader:
         raise ExportError(f"{self.label}: its forward returns nothing; return the logits")
 
     def _input(self) -> str:
-        if self.normalize is None:
-            return INPUT
-        mean, std = (np.broadcast_to(np.asarray(v, np.float64), self.reading.input_shape[:1]) for v in self.normalize)
-        if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()):
-            raise ExportError(
-                f"{self.label}: normalize mean {mean.tolist()}, std {std.tolist()}: std must be positive, both finite"
-            )
-        return self.reading.add(Normalize("pixels", INPUT, mean, std))
+        return INPUT if self.normalize is None else self.reading.normalize(self.normalize)
 
     def _where(self, node: fx.Node) -> str:
         stack: dict[str, Any] = node.meta.get("nn_module_stack") or {}

@@ -4,6 +4,7 @@ A fully connected layer is read as a convolution over its whole input, so `Flatt
 that is not understood, or the result, needs a value [N, K].
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from bitplane.export.network import (
     Kept,
     Network,
     Node,
+    Normalize,
     PadShortcut,
     Shape,
     Weight,
@@ -25,6 +27,9 @@ from bitplane.export.network import (
     make_network,
     sources,
 )
+
+Normalization = tuple[Sequence[float] | float, Sequence[float] | float]
+"""Mean and standard deviation in pixels, one for all channels or one a channel."""
 
 
 class Reading:
@@ -68,6 +73,21 @@ class Reading:
         if not isinstance(node, Kept | Flatten) and getattr(node, "source", "") in self.flat:
             self.flat.add(node.name)
         return node.name
+
+    def normalize(self, normalize: Normalization) -> str:
+        """(pixel - mean) / std of the input.
+
+        Raises:
+            ExportError: the two are not one number for all channels or one a channel, or std is not positive.
+        """
+        channels = self.input_shape[0]
+        try:
+            mean, std = (np.broadcast_to(np.asarray(v, np.float64), (channels,)) for v in normalize)
+        except ValueError:
+            raise ExportError(f"{self.label}: normalization {normalize} does not fit {channels} channels") from None
+        if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()):
+            raise ExportError(f"{self.label}: mean {mean.tolist()} must be finite, std {std.tolist()} positive and finite")
+        return self.add(Normalize("pixels", INPUT, mean, std))
 
     def dense(self, name: str, source: str, weight: Float64, bias: Float64) -> str:
         """A fully connected layer, weight [O, K], on a flattened value or on one of 1x1 pixels."""

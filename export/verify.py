@@ -155,8 +155,10 @@ def run_onnxruntime(file: onnx.ModelProto, samples: Tensor, taps: Sequence[str] 
     tapped = onnx.ModelProto()
     tapped.CopyFrom(file)
     coded = {n.output[0] for n in file.graph.node if n.domain == fmt.DOMAIN and n.op_type in (fmt.QUANTIZE, fmt.SIGN)}
-    coded |= {n.output[0] for n in file.graph.node if n.domain == "" and n.op_type == "Min"}
-    coded |= {n.output[0] for n in file.graph.node if n.op_type == "Cast" and n.attribute[0].i == onnx.TensorProto.UINT8}
+    if not file.functions:  # inlined: the last operator of `Quantize` and of `Sign`
+        quantized = {n.output[0] for n in file.graph.node if n.op_type == "QuantizeLinear"}
+        coded |= {n.output[0] for n in file.graph.node if n.op_type == "Clip" and n.input[0] in quantized}
+        coded |= {n.output[0] for n in file.graph.node if n.op_type == "Cast" and n.attribute[0].i == onnx.TensorProto.UINT8}
     for name in taps:
         kind = onnx.TensorProto.UINT8 if name in coded else onnx.TensorProto.FLOAT
         tapped.graph.output.append(onnx.helper.make_tensor_value_info(name, kind, None))

@@ -16,14 +16,21 @@ from onnx import AttributeProto, FunctionProto, NodeProto, TensorProto, helper, 
 
 from bitplane.runtime import format as fmt
 
+MINOR = int(fmt.FORMAT_VERSION.split(".")[1])
+"""Minor version of the functions that are written."""
+ZERO_POINT = 128
 
-def function(name: str) -> FunctionProto:
-    """The function of the `bitplane` operator `name`.
+
+def function(name: str, minor: int = MINOR) -> FunctionProto:
+    """The function of the `bitplane` operator `name` as format 1.`minor` has it.
+
+    Format 1.1 says the same in operators that onnxruntime 1.17 has too: weights uint8 around a zero point of 128, since it lacks
+    `ConvInteger` and arithmetic of int8.
 
     Raises:
         KeyError: the format has no such operator.
     """
-    return _BODIES[name](name)
+    return _BODIES[name](name, minor)
 
 
 def signature(proto: FunctionProto) -> bytes:
@@ -72,9 +79,9 @@ def signature(proto: FunctionProto) -> bytes:
 
 
 @cache
-def known_signature(name: str) -> bytes:
-    """`signature` of our own function `name`."""
-    return signature(function(name))
+def known_signatures(name: str) -> frozenset[bytes]:
+    """`signature` of our own function `name` in every minor version."""
+    return frozenset(signature(function(name, minor)) for minor in range(MINOR + 1))
 
 
 def _node(op: str, inputs: Sequence[str], output: str, **attributes: int | str | list[int] | TensorProto) -> NodeProto:
@@ -104,19 +111,31 @@ def _make(name: str, inputs: Sequence[str], nodes: Sequence[NodeProto], attribut
     return helper.make_function(fmt.DOMAIN, name, list(inputs), ["y"], list(nodes), [opset], list(attributes))
 
 
-def _epilogue(convolution: NodeProto) -> list[NodeProto]:
-    """The integer convolution to `a`, then float32(a) * scale + bias."""
+def _convolve(minor: int, zero_point: list[str]) -> list[NodeProto]:
+    """Codes or pixels `x` with integer weights `w` to float32(accumulator) * scale + bias."""
+    if minor == 0:
+        convolution = [_node("ConvInteger", ["x", "w", *zero_point], "a")]
+    else:
+        convolution = [
+            _constant("O", ZERO_POINT, np.int32),
+            _node("Cast", ["w"], "i", to=TensorProto.INT32),
+            _node("Add", ["i", "O"], "o"),
+            _node("Cast", ["o"], "k", to=TensorProto.UINT8),
+            _constant("Z", ZERO_POINT, np.uint8),
+            *([] if zero_point else [_constant("X", 0, np.uint8)]),
+            _node("ConvInteger", ["x", "k", *(zero_point or ["X"]), "Z"], "a"),
+        ]
     return [
-        _refer(convolution, strides="strides", pads="pads"),
+        *convolution[:-1],
+        _refer(convolution[-1], strides="strides", pads="pads"),
         _node("Cast", ["a"], "f", to=TensorProto.FLOAT),
         _node("Mul", ["f", "scale"], "m"),
         _node("Add", ["m", "bias"], "y"),
     ]
 
 
-def _pixel_conv(name: str) -> FunctionProto:
-    convolution = _node("ConvInteger", ["x", "w", "z"], "a")
-    return _make(name, ["x", "w", "z", "scale", "bias"], _epilogue(convolution), ["strides", "pads"])
+def _pixel_conv(name: str, minor: int) -> FunctionProto:
+    return _make(name, ["x", "w", "z", "scale", "bias"], _convolve(minor, ["z"]), ["strides", "pads"])
 
 
 def _unpack_prologue() -> list[NodeProto]:
@@ -134,8 +153,8 @@ def _unpack_prologue() -> list[NodeProto]:
     ]
 
 
-def _unpack(plane: str, output: str) -> list[NodeProto]:
-    """Plane uint8 [O, Kb] to its bits as int8 [O, C, kh, kw]."""
+def _unpack(plane: str, output: str, minor: int) -> list[NodeProto]:
+    """Plane uint8 [O, Kb] to its bits as integers [O, C, kh, kw]."""
     p = plane
     return [
         _node("Unsqueeze", [p, "2"], p + "u"),
@@ -145,64 +164,67 @@ def _unpack(plane: str, output: str) -> list[NodeProto]:
         _node("Slice", [p + "r", "0", "K", "1"], p + "k"),
         _node("Reshape", [p + "k", "S"], p + "n"),
         _node("Transpose", [p + "n"], p + "t", perm=[0, 3, 1, 2]),
-        _node("Cast", [p + "t"], output, to=TensorProto.INT8),
+        _node("Cast", [p + "t"], output, to=TensorProto.INT32 if minor else TensorProto.INT8),
     ]
 
 
-def _low_bit(name: str, planes: Sequence[str], weight: Sequence[NodeProto]) -> FunctionProto:
+def _low_bit(name: str, minor: int) -> FunctionProto:
     """A convolution on codes, or the weight alone, by its name."""
+    planes = ["p", "q"][: len(fmt.PLANES[name])]
     nodes = _unpack_prologue()
     for plane in planes:
-        nodes += _unpack(plane, plane + "i")
-    nodes += weight
-    if name in (fmt.BINARY_WEIGHT, fmt.TERNARY_WEIGHT, fmt.QUATERNARY_WEIGHT):
+        nodes += _unpack(plane, plane + "i", minor)
+    nodes += _COMBINE[name.removesuffix("Conv").removesuffix("Weight")](np.int32 if minor else np.int8)
+    if name in fmt.WEIGHT_OPERATORS:
         nodes += [_node("Cast", ["w"], "f", to=TensorProto.FLOAT), _node("Mul", ["f", "unit"], "y")]
         return _make(name, [*planes, "unit"], nodes, ["weight_shape"])
-    nodes += _epilogue(_node("ConvInteger", ["x", "w"], "a"))
+    nodes += _convolve(minor, [])
     return _make(name, ["x", *planes, "scale", "bias"], nodes, ["weight_shape", "strides", "pads"])
 
 
-def _binary(name: str) -> FunctionProto:
-    weight = [
-        _constant("c", 1, np.int8),
-        _constant("d", 2, np.int8),
+def _binary(dtype: type[np.generic]) -> list[NodeProto]:
+    return [
+        _constant("c", 1, dtype),
+        _constant("d", 2, dtype),
         _node("Mul", ["pi", "d"], "e"),
         _node("Sub", ["c", "e"], "w"),
     ]
-    return _low_bit(name, ["p"], weight)
 
 
-def _ternary(name: str) -> FunctionProto:
-    weight = [_constant("d", 2, np.int8), _node("Mul", ["pi", "d"], "e"), _node("Sub", ["qi", "e"], "w")]
-    return _low_bit(name, ["p", "q"], weight)
+def _ternary(dtype: type[np.generic]) -> list[NodeProto]:
+    return [_constant("d", 2, dtype), _node("Mul", ["pi", "d"], "e"), _node("Sub", ["qi", "e"], "w")]
 
 
-def _quaternary(name: str) -> FunctionProto:
+def _quaternary(dtype: type[np.generic]) -> list[NodeProto]:
     base, first, second = fmt.QUATERNARY_TENTHS
-    weight = [
-        _constant("c", base, np.int8),
-        _constant("d", first, np.int8),
-        _constant("e", second, np.int8),
+    return [
+        _constant("c", base, dtype),
+        _constant("d", first, dtype),
+        _constant("e", second, dtype),
         _node("Mul", ["pi", "d"], "g"),
         _node("Mul", ["qi", "e"], "h"),
         _node("Add", ["g", "h"], "j"),
         _node("Add", ["c", "j"], "w"),
     ]
-    return _low_bit(name, ["p", "q"], weight)
 
 
-def _quantize(name: str) -> FunctionProto:
+_COMBINE = {"Binary": _binary, "Ternary": _ternary, "Quaternary": _quaternary}
+"""Plane bits `pi`, `qi` to weights `w`."""
+
+
+def _quantize(name: str, minor: int) -> FunctionProto:
     nodes = [
         _parameter("t", "top"),
-        _node("Cast", ["t"], "u", to=TensorProto.UINT8),
+        *([_constant("i", 0), _node("Gather", ["t", "i"], "s")] if minor else []),
+        _node("Cast", ["s" if minor else "t"], "u", to=TensorProto.UINT8),
         _constant("z", 0, np.uint8),
         _node("QuantizeLinear", ["x", "step", "z"], "q"),
-        _node("Min", ["q", "u"], "y"),
+        _node("Clip", ["q", "z", "u"], "y") if minor else _node("Min", ["q", "u"], "y"),
     ]
     return _make(name, ["x", "step"], nodes, ["top"])
 
 
-def _sign(name: str) -> FunctionProto:
+def _sign(name: str, minor: int) -> FunctionProto:
     nodes = [
         _constant("z", 0, np.float32),
         _node("GreaterOrEqual", ["x", "z"], "b"),
@@ -211,7 +233,7 @@ def _sign(name: str) -> FunctionProto:
     return _make(name, ["x"], nodes)
 
 
-def _pad_shortcut(name: str) -> FunctionProto:
+def _pad_shortcut(name: str, minor: int) -> FunctionProto:
     nodes = [
         _parameter("s", "steps"),
         _parameter("p", "pads"),
@@ -219,12 +241,14 @@ def _pad_shortcut(name: str) -> FunctionProto:
         _constant("e", [np.iinfo(np.int64).max] * 2),
         _constant("a", [2, 3]),
         _node("Slice", ["x", "b", "e", "a", "s"], "c"),
-        _node("Pad", ["c", "p"], "y"),
+        # onnxruntime 1.17 does not infer the shape of a Constant that refers to an attribute.
+        *([_node("Identity", ["p"], "q")] if minor else []),
+        _node("Pad", ["c", "q" if minor else "p"], "y"),
     ]
     return _make(name, ["x"], nodes, ["steps", "pads"])
 
 
-def _normalize(name: str) -> FunctionProto:
+def _normalize(name: str, minor: int) -> FunctionProto:
     nodes = [
         _node("Cast", ["x"], "f", to=TensorProto.FLOAT),
         _node("Sub", ["f", "mean"], "s"),
@@ -233,7 +257,7 @@ def _normalize(name: str) -> FunctionProto:
     return _make(name, ["x", "mean", "std"], nodes)
 
 
-def _fake_quantize(name: str) -> FunctionProto:
+def _fake_quantize(name: str, minor: int) -> FunctionProto:
     nodes = [
         _parameter("l", "limits"),
         _node("Cast", ["l"], "f", to=TensorProto.FLOAT),
@@ -249,11 +273,11 @@ def _fake_quantize(name: str) -> FunctionProto:
     return _make(name, ["x", "step"], nodes, ["limits"])
 
 
-def _int8_weight(name: str) -> FunctionProto:
+def _int8_weight(name: str, minor: int) -> FunctionProto:
     return _make(name, ["w", "unit"], [_node("Cast", ["w"], "f", to=TensorProto.FLOAT), _node("Mul", ["f", "unit"], "y")])
 
 
-def _bipolar(name: str) -> FunctionProto:
+def _bipolar(name: str, minor: int) -> FunctionProto:
     nodes = [
         _constant("z", 0, np.float32),
         _node("GreaterOrEqual", ["x", "z"], "b"),
@@ -263,19 +287,19 @@ def _bipolar(name: str) -> FunctionProto:
     return _make(name, ["x", "scale"], nodes)
 
 
-_BODIES: dict[str, Callable[[str], FunctionProto]] = {
+_BODIES: dict[str, Callable[[str, int], FunctionProto]] = {
     fmt.PIXEL_CONV: _pixel_conv,
-    fmt.BINARY_CONV: _binary,
-    fmt.TERNARY_CONV: _ternary,
-    fmt.QUATERNARY_CONV: _quaternary,
+    fmt.BINARY_CONV: _low_bit,
+    fmt.TERNARY_CONV: _low_bit,
+    fmt.QUATERNARY_CONV: _low_bit,
     fmt.QUANTIZE: _quantize,
     fmt.SIGN: _sign,
     fmt.PAD_SHORTCUT: _pad_shortcut,
     fmt.NORMALIZE: _normalize,
     fmt.FAKE_QUANTIZE: _fake_quantize,
     fmt.BIPOLAR: _bipolar,
-    fmt.BINARY_WEIGHT: _binary,
-    fmt.TERNARY_WEIGHT: _ternary,
-    fmt.QUATERNARY_WEIGHT: _quaternary,
+    fmt.BINARY_WEIGHT: _low_bit,
+    fmt.TERNARY_WEIGHT: _low_bit,
+    fmt.QUATERNARY_WEIGHT: _low_bit,
     fmt.INT8_WEIGHT: _int8_weight,
 }

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from bitplane.runtime import format as fmt
 from bitplane.runtime.digest import planes_sha256, weights_sha256
 from bitplane.runtime.errors import ModelError
-from bitplane.runtime.functions import known_signature, signature
+from bitplane.runtime.functions import known_signatures, signature
 from bitplane.runtime.model import (
     MAX_ELEMENTS,
     Add,
@@ -181,7 +181,7 @@ class _Parser:
                 continue  # refused where it is used, by name and position
             if op not in defined:
                 raise self.fail(f"operator '{fmt.DOMAIN}.{op}' carries no function")
-            if signature(defined[op]) != known_signature(op):
+            if signature(defined[op]) not in known_signatures(op):
                 raise self.fail(f"the function of operator '{fmt.DOMAIN}.{op}' does not say what the format says it means")
 
     def _check_digests(self) -> None:
