@@ -1,6 +1,7 @@
 """Run a `Network` in torch, node by node: the calibration's source of values and the self-check's reference."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -25,6 +26,7 @@ from bitplane.export.network import (
     Quantize,
     Relu,
     Sign,
+    Weight,
     sources,
 )
 from bitplane.runtime import format as fmt
@@ -50,9 +52,14 @@ def evaluate(
         The result, float32 [N, classes].
     """
     last = {name: node.name for node in network.nodes for name in sources(node)}
+    producers = network.producers()
     values: dict[str, Tensor] = {INPUT: images}
     for node in network.nodes:
-        value = apply(node, [values[name] for name in sources(node)])
+        source = producers.get(node.source) if isinstance(node, Conv) else None
+        if isinstance(node, Conv) and isinstance(source, Quantize | Sign) and node.weight.integers is not None:
+            value = convolve_codes(node, source, values[node.source])
+        else:
+            value = apply(node, [values[name] for name in sources(node)])
         if visit is not None:
             visit(node, value)
         values[node.name] = force[node.name] if force and node.name in force else value
@@ -98,15 +105,29 @@ def apply(node: Node, inputs: list[Tensor]) -> Tensor:
 
 
 def convolve(node: Conv, x: Tensor) -> Tensor:
-    """The convolution of `node` with its bias, float32."""
-    weight = torch.from_numpy(node.weight.values.astype(np.float32))
-    bias = torch.from_numpy(node.bias.astype(np.float32))
+    """The convolution of `node` with its bias, in the dtype of `x`."""
+    weight = torch.from_numpy(node.weight.values).to(x.dtype)
+    bias = torch.from_numpy(node.bias).to(x.dtype)
     top, left, bottom, right = node.pads
     if any(node.pads):
         if node.pad_value == 0 and (top, left) == (bottom, right):
             return functional.conv2d(x, weight, bias, node.strides, (top, left), groups=node.group)
         x = functional.pad(x, (left, right, top, bottom), value=node.pad_value)
     return functional.conv2d(x, weight, bias, node.strides, groups=node.group)
+
+
+def convolve_codes(node: Conv, source: Quantize | Sign, x: Tensor) -> Tensor:
+    """The convolution of integer weights on the values of codes, with exact integer sums: a sum of zero is zero."""
+    assert node.weight.integers is not None
+    assert node.weight.unit is not None
+    step, largest = (source.scale, 1) if isinstance(source, Sign) else (source.step, max(abs(source.low), source.high))
+    exact_in_float32 = np.abs(node.weight.integers.astype(np.int64)).sum((1, 2, 3)).max() * largest < 1 << 24
+    dtype = torch.float32 if exact_in_float32 else torch.float64
+    codes = torch.round(x.to(dtype) / float(np.float32(step)))
+    whole = Weight(node.weight.integers.astype(np.float64))
+    sums = convolve(replace(node, weight=whole, bias=np.zeros(len(node.bias)), pad_value=round(node.pad_value / step)), codes)
+    scale = torch.from_numpy((node.weight.unit * step).astype(np.float32)).view(-1, 1, 1)
+    return sums.float() * scale + torch.from_numpy(node.bias.astype(np.float32)).view(-1, 1, 1)
 
 
 def quantize(x: Tensor, node: Quantize) -> Tensor:

@@ -280,9 +280,11 @@ class _Reader:
         x = source or self._source(node.input[0])
         final = pads if source is not None else own
         strides = tuple(a.get("strides", (1, 1)))
-        return self.reading.add(
-            Conv(_name(node), x, weight, bias, strides, final, int(a.get("group", 1)), pad_value if any(final) else 0.0)  # type: ignore[arg-type]
-        )
+        group = int(a.get("group", 1))
+        # A convolution over its whole input is a fully connected layer, as which QONNX's Quant weights are often written.
+        dense = group == 1 and not any(final) and self.reading.shapes[x][1:] == weight.shape[2:]
+        fill = pad_value if any(final) else 0.0
+        return self.reading.add(Conv(_name(node), x, weight, bias, strides, final, group, fill, dense))  # type: ignore[arg-type]
 
     def gemm(self, node: onnx.NodeProto, a: dict[str, Any]) -> str | None:
         x = self._source(node.input[0])
@@ -510,6 +512,9 @@ _READERS: dict[tuple[str, str], _Read] = {
 
 
 def _name(node: onnx.NodeProto) -> str:
+    """What to call a node: after its weight where that carries the layer's name, as exporters write it."""
+    if node.op_type in ("Conv", "Gemm", "MatMul") and len(node.input) > 1 and node.input[1].endswith(".weight"):
+        return node.input[1].removesuffix(".weight")
     return node.name or node.output[0]
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import external_data_helper
 from torch import Tensor
 
 from bitplane.export.errors import ExportError
@@ -57,33 +56,36 @@ def load_onnx(path: Path) -> onnx.ModelProto:
 
 
 def _load_external(path: Path, tensor: onnx.TensorProto, count: int) -> None:
-    where = external_data_helper.ExternalDataInfo(tensor)
-    name = str(where.location)
+    entries = {e.key: e.value for e in tensor.external_data}
+    name = entries.get("location", "")
 
     def refuse(why: str) -> ExportError:
-        return ExportError(
-            f"{path}: data of tensor '{tensor.name}' lie in '{name}', {why}; save the model with its data inside"
-        )
+        return ExportError(f"{path}: data of tensor '{tensor.name}' lie in '{name}', {why}; save the model with its data inside")
 
     if not name or os.path.isabs(name) or ".." in Path(name).parts or "\\" in name:
         raise refuse("which is not inside the model's folder")
-    file, folder = path.parent / name, path.parent.resolve()
+    wanted = count * np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
     try:
-        if file.resolve() != folder / name:
+        offset, length = int(entries.get("offset", 0)), int(entries.get("length", wanted))
+    except ValueError:
+        raise refuse("at an offset or length that is no number") from None
+    file = path.parent / name
+    try:
+        if file.resolve() != path.parent.resolve() / name:
             raise refuse("which is a link")
-        descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+        # O_NONBLOCK: opening a pipe must not wait for its writer.
+        descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     except OSError as e:
         raise refuse(f"which cannot be read ({e.strerror})") from None
-    with os.fdopen(descriptor, "rb") as opened:
+    try:
         info = os.fstat(descriptor)
         if not stat.S_ISREG(info.st_mode) or info.st_nlink != 1:
             raise refuse("which is not a regular file of one name")
-        offset = int(where.offset or 0)
-        wanted = count * np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
-        if offset < 0 or int(where.length or wanted) != wanted or offset + wanted > info.st_size:
-            raise refuse(f"which has {info.st_size} bytes, {wanted} at {offset} are declared")
-        opened.seek(offset)
-        tensor.raw_data = opened.read(wanted)
+        if offset < 0 or length != wanted or offset + wanted > info.st_size:
+            raise refuse(f"which has {info.st_size} bytes, {length} at {offset} are declared for {wanted}")
+        tensor.raw_data = os.pread(descriptor, wanted, offset)
+    finally:
+        os.close(descriptor)
     tensor.data_location = onnx.TensorProto.DEFAULT
     del tensor.external_data[:]
 

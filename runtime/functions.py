@@ -57,19 +57,19 @@ def signature(proto: FunctionProto) -> bytes:
             n.op_type,
             n.overload,
             [number(i) for i in n.input],
-            sorted(attribute(a) for a in n.attribute),
+            sorted(repr(attribute(a)) for a in n.attribute),
             [number(o) for o in n.output],
         )
         for n in proto.node
     ]
     outputs = [number(o) for o in proto.output]
-    opsets = sorted((o.domain, o.version) for o in proto.opset_import)
+    opsets = sorted(repr((o.domain, o.version)) for o in proto.opset_import)
     known = (
         proto.domain,
         proto.name,
         proto.overload,
         inputs,
-        sorted(proto.attribute),
+        sorted(map(repr, proto.attribute)),
         len(proto.attribute_proto),
         nodes,
         outputs,
@@ -303,3 +303,48 @@ _BODIES: dict[str, Callable[[str, int], FunctionProto]] = {
     fmt.QUATERNARY_WEIGHT: _low_bit,
     fmt.INT8_WEIGHT: _int8_weight,
 }
+
+
+def describe(proto: FunctionProto) -> str:
+    """A function as text: one line a node, attributes in braces, `@name` for an attribute of the function."""
+
+    def value(a: AttributeProto) -> str:
+        if a.ref_attr_name:
+            return f"@{a.ref_attr_name}"
+        if a.type == AttributeProto.TENSOR:
+            array = numpy_helper.to_array(a.t)
+            return f"{array.dtype}{list(array.shape) or ''} {array.tolist()}"
+        plain = helper.get_attribute_value(a)
+        return plain.decode() if isinstance(plain, bytes) else str(list(plain) if a.type == AttributeProto.INTS else plain)
+
+    inputs = ", ".join([*proto.input, *(f"@{name}" for name in proto.attribute)])
+    lines = [f"{proto.name}({inputs}) -> {', '.join(proto.output)}"]
+    for node in proto.node:
+        attributes = ", ".join(f"{a.name} = {value(a)}" for a in sorted(node.attribute, key=lambda a: a.name))
+        call = f"{node.output[0]:2} = {node.op_type}({', '.join(node.input)})"
+        lines.append(f"    {call}" + (f" {{{attributes}}}" if attributes else ""))
+    return "\n".join(lines)
+
+
+def describe_all() -> str:
+    """The section of FORMAT.md that lists every function body of every minor version."""
+    parts = [f"Opset {fmt.OPSET_VERSION} of the default domain; `to` is a TensorProto.DataType (1 float, 2 uint8, 3 int8, 6 int32)."]
+    for minor in range(MINOR, -1, -1):
+        old = {name: minor > 0 or name in _SINCE_1_0 for name in _BODIES}
+        same = {name for name in _BODIES if minor < MINOR and signature(function(name, minor)) == signature(function(name))}
+        names = [name for name in _BODIES if old[name] and name not in same]
+        note = "" if minor == MINOR else " (the operators whose body differs)"
+        body = "\n\n".join(describe(function(name, minor)) for name in names)
+        parts.append(f"### 1.{minor}{note}\n\n```\n{body}\n```")
+    return "\n\n".join(parts)
+
+
+_SINCE_1_0 = (
+    fmt.PIXEL_CONV,
+    fmt.BINARY_CONV,
+    fmt.TERNARY_CONV,
+    fmt.QUATERNARY_CONV,
+    fmt.QUANTIZE,
+    fmt.SIGN,
+    fmt.PAD_SHORTCUT,
+)

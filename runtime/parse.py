@@ -84,7 +84,11 @@ def parse(source: str | Path | bytes) -> Model:
         proto = onnx.load_model_from_string(data)
     except (DecodeError, ValueError):
         raise ModelError(f"{label}: not an ONNX model, or truncated; export it again") from None
-    return _Parser(label, proto).model()
+    try:
+        return _Parser(label, proto).model()
+    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
+        # Bytes that are valid protobuf but no valid model: text that is not UTF-8, an attribute of another type.
+        raise ModelError(f"{label}: damaged ({type(error).__name__}: {' '.join(str(error).split())[:80]}); export it again") from error
 
 
 class _Parser:

@@ -21,6 +21,7 @@ class Builder:
         self.rng = np.random.default_rng(seed)
         self.nodes, self.initializers, self.planes = [], [], []
         self.shapes = {"input": (channels, height, width)}
+        self.floats = False  # whether the input is float32
         self.bits = {}
         self.count = 0
         self.meta = {"bitplane.format_version": "1", "bitplane.model": "test", "bitplane.classes": json.dumps(["a", "b"])}
@@ -62,10 +63,7 @@ class Builder:
         self.shapes[y] = self._out("input", o, k, k, (stride, stride), pads)
         return y
 
-    def conv(self, x, kind, o, kernel, strides=(1, 1), pads=(0, 0, 0, 0), unit=False):
-        c, (kh, kw) = self.shapes[x][0], kernel
-        k = kh * kw * c
-
+    def _planes(self, kind, o, kh, kw, c):
         def plane(bits):
             packed = np.packbits(bits.reshape(o, -1).astype(np.uint8), axis=1, bitorder="little")
             self.planes.append(packed)
@@ -73,9 +71,13 @@ class Builder:
 
         first, second = self.rng.integers(0, 2, (2, o, kh, kw, c))
         if kind == "Ternary":
-            planes = [plane(first & second), plane(second)]
-        else:
-            planes = [plane(first)] if kind == "Binary" else [plane(first), plane(second)]
+            return [plane(first & second), plane(second)]
+        return [plane(first)] if kind == "Binary" else [plane(first), plane(second)]
+
+    def conv(self, x, kind, o, kernel, strides=(1, 1), pads=(0, 0, 0, 0), unit=False):
+        c, (kh, kw) = self.shapes[x][0], kernel
+        k = kh * kw * c
+        planes = self._planes(kind, o, kh, kw, c)
         spread = k**0.5 * (2 ** self.bits[x] - 1) * (6 if kind == "Quaternary" else 0.7)
         y = self.name("conv")
         self.nodes.append(
@@ -101,7 +103,7 @@ class Builder:
     def op(self, kind, *inputs, shape=None, domain=None, **attributes):
         y = self.name(kind.lower())
         self.nodes.append(h.make_node(kind, list(inputs), [y], name=y, domain=domain, **attributes))
-        self.shapes[y] = shape or self.shapes[inputs[0]]
+        self.shapes[y] = self.shapes[inputs[0]] if shape is None else shape
         return y
 
     def pad_shortcut(self, x, front, back, step):
@@ -109,6 +111,43 @@ class Builder:
         shape = (front + c + back, -(-height // step), -(-width // step))
         pads = [0, front, 0, 0, 0, back, 0, 0]
         return self.op("PadShortcut", x, shape=shape, domain=DOMAIN, steps=[step, step], pads=pads)
+
+    def normalize(self):
+        c = self.shapes["input"][0]
+        factors = [self.rng.uniform(low, high, (c, 1, 1)).astype(np.float32) for low, high in ((100, 140), (50, 70))]
+        return self.op("Normalize", "input", *(self.init(v, "factor") for v in factors), domain=DOMAIN)
+
+    def float_conv(self, x, o, kernel, strides=(1, 1), pads=(0, 0, 0, 0), group=1, stored="float"):
+        """A float convolution whose weight is an initializer, or what a ...Weight operator makes."""
+        c, (kh, kw) = self.shapes[x][0] // group, kernel
+        spread = (c * kh * kw) ** 0.5
+        if stored == "float":
+            weight = self.init((self.rng.normal(0, 1, (o, c, kh, kw)) / spread).astype(np.float32), "weight")
+        elif stored == "Int8":
+            integers = self.init(self.rng.integers(-127, 128, (o, c, kh, kw)).astype(np.int8), "integers")
+            unit = self.init((self.rng.uniform(0.5, 1.5, (o, 1, 1, 1)) / spread / 70).astype(np.float32), "unit")
+            weight = self.op("Int8Weight", integers, unit, shape=(), domain=DOMAIN)
+        else:
+            planes = self._planes(stored, o, kh, kw, c)
+            size = {"Binary": 1, "Ternary": 1, "Quaternary": 7}[stored]
+            unit = self.init((self.rng.uniform(0.5, 1.5, (o, 1, 1, 1)) / spread / size).astype(np.float32), "unit")
+            weight = self.op(f"{stored}Weight", *planes, unit, shape=(), domain=DOMAIN, weight_shape=[o, kh, kw, c])
+        bias = self.init(self.rng.normal(0, 0.3, o).astype(np.float32), "bias")
+        shape = self._out(x, o, kh, kw, strides, pads)
+        attributes = {
+            "dilations": [1, 1],
+            "group": group,
+            "kernel_shape": [kh, kw],
+            "pads": list(pads),
+            "strides": list(strides),
+        }
+        return self.op("Conv", x, weight, bias, shape=shape, **attributes)
+
+    def fake_quantize(self, x, low, high, step=0.1):
+        return self.op("FakeQuantize", x, self.init(np.float32(step), "step"), domain=DOMAIN, limits=[low, high])
+
+    def bipolar(self, x, scale=0.7):
+        return self.op("Bipolar", x, self.init(np.float32(scale), "scale"), domain=DOMAIN)
 
     def max_pool(self, x, k, stride, pad):
         shape = self._out(x, self.shapes[x][0], k, k, (stride, stride), [pad] * 4)
@@ -127,17 +166,24 @@ class Builder:
         """The model; `outputs` adds intermediate values to the graph's outputs (for the oracle)."""
 
         def info(name):
-            kind = T.UINT8 if name in self.bits or name == "input" else T.FLOAT
+            is_bytes = name in self.bits or (name == "input" and not self.floats)
+            kind = T.UINT8 if is_bytes else T.FLOAT
             return h.make_tensor_value_info(name, kind, ["batch", *self.shapes[name]])
 
         graph = h.make_graph(self.nodes, "g", [info("input")], [info(n) for n in ("logits", *outputs)], self.initializers)
         used = dict.fromkeys(n.op_type for n in self.nodes if n.domain == DOMAIN)
         model = h.make_model(graph, functions=[function(op) for op in used], opset_imports=OPSETS, ir_version=8)
         digest = hashlib.sha256(b"".join(p.tobytes() for p in self.planes)).hexdigest()
-        h.set_model_props(model, {**self.meta, "bitplane.planes_sha256": digest})
+        constants = hashlib.sha256()
+        for t in graph.initializer:
+            constants.update(f"{t.name}\0{t.data_type}:{','.join(map(str, t.dims))}\0".encode() + nh.to_array(t).tobytes())
+        digests = {"bitplane.planes_sha256": digest, "bitplane.weights_sha256": constants.hexdigest()}
+        h.set_model_props(model, {**self.meta, **digests})
         return model
 
     def images(self, count):
+        if self.floats:
+            return self.rng.normal(0, 1, (count, *self.shapes["input"])).astype(np.float32)
         return self.rng.integers(0, 256, (count, *self.shapes["input"])).astype(np.uint8)
 
 
