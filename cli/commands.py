@@ -160,7 +160,7 @@ def export(
 
         loaded = load_data(DataConfig(data, data_dir, size=size))
         images = evenly(loaded.train.images, samples)
-        normalize = (mean if len(mean) > 1 else mean[0], std if len(std) > 1 else std[0]) if mean else None
+        normalize = (mean, std) if mean else None
         metadata = {"dataset": loaded.name}
         report = export_file(
             source, output, images, quantization=how, form=form, normalize=normalize, metadata=metadata, force=force

@@ -1,7 +1,7 @@
 """Export: a network from training, torch, ONNX or QONNX to one ONNX file whose weights are packed bit-planes (`FORMAT.md`).
 
-`export_run` takes the folder of a finished run, `export_file` a file of somebody else's, `to_onnx` a network in memory. All check
-the file against its source before they write it.
+`export_run` takes the folder of a finished run, `export_file` a file of somebody else's, `to_onnx` a network in memory. All
+check the file against its source before they write it.
 """
 
 from bitplane.export.errors import ExportError

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor
 from torch.nn import functional
@@ -155,4 +157,5 @@ def _keep(node: Kept, inputs: list[Tensor]) -> Tensor:
         [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
     )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", fmt.OPSET_VERSION)])
-    return torch.from_numpy(np.asarray(ReferenceEvaluator(model).run(None, arrays)[0]))
+    (result,) = cast("list[NDArray[np.float32]]", ReferenceEvaluator(model).run(None, arrays))
+    return torch.from_numpy(np.asarray(result))

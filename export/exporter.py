@@ -124,8 +124,8 @@ def to_onnx(
 ) -> ExportReport:
     """Write a network as one ONNX file (`FORMAT.md`).
 
-    Low-bit weights stay as they were trained; what else is quantized, and how, says `quantization`. A network without any low-bit
-    weight becomes a plain float32 file in every form but "packed" with `quantization.weights`.
+    Low-bit weights stay as they were trained; what else is quantized, and how, says `quantization`. A network without any
+    low-bit weight becomes a plain float32 file in every form but "packed" with `quantization.weights`.
 
     Args:
         source: a torch module whose forward torch.fx can trace, or a float ONNX or QONNX model; not modified.
@@ -141,8 +141,8 @@ def to_onnx(
         force: replace a file at `path`, once the new one is complete.
 
     Raises:
-        ExportError: a layer is not supported, weights are off the level set, an argument does not fit the network, the file does
-            not compute what the network does, or it cannot be written. Nothing is left behind.
+        ExportError: a layer is not supported, weights are off the level set, an argument does not fit the network, the file
+            does not compute what the network does, or it cannot be written. Nothing is left behind.
     """
     target = Path(path)
     if target.exists() and not force:
@@ -238,7 +238,8 @@ def export_file(
         known = {"model": path.stem, "checkpoint_sha256": file_sha256(path), **(metadata or {})}
         return to_onnx(model, samples, out_path, normalize=normalize, metadata=known, **more)  # type: ignore[arg-type]
     network = load_torchvision(path)
-    network.input = _Unchanged()  # the module takes normalized floats; `normalize` says how pixels become them
+    # The module itself takes normalized floats; `normalize` says how pixels become them.
+    network.set_submodule("input", nn.Identity())
     known = {"model": network.config.model, "checkpoint_sha256": file_sha256(path), **(metadata or {})}
     return to_onnx(network, samples, out_path, normalize=normalize or IMAGENET, metadata=known, **more)  # type: ignore[arg-type]
 
@@ -248,10 +249,6 @@ def evenly(images: Tensor, count: int) -> Tensor:
     if count < 1:
         raise ExportError(f"`samples` (={count}) must be at least 1")
     return images[torch.linspace(0, len(images) - 1, min(count, len(images))).long()]
-
-
-class _Unchanged(nn.Identity):
-    """Stands where a network has its `PixelInput`."""
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ class FoldedConv:
 
 
 def fold_affine(network: Network) -> Network:
-    """Merge every BatchNorm into the convolution that alone feeds it; any other becomes a 1x1 convolution of one group a channel."""
+    """Merge every BatchNorm into the convolution that alone feeds it; others become 1x1 convolutions of one group a channel."""
     readers = network.readers()
     nodes: dict[str, Node] = {}
     renamed: dict[str, str] = {}

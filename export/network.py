@@ -1,8 +1,8 @@
 """A network between its source and its file: what every reader makes, every pass changes and every writer writes.
 
-Values are real numbers in [N, C, H, W] layout ([N, K] after `Flatten`), named by strings; shapes are kept without the batch axis.
-A quantized activation is a *value*, code * step, not a code, and a low-bit weight is integers * unit: the same meaning as in
-QONNX. Only the packed writer turns values into integer codes.
+Values are real numbers in [N, C, H, W] layout ([N, K] after `Flatten`), named by strings; shapes are kept without the batch
+axis. A quantized activation is a *value*, code * step, not a code, and a low-bit weight is integers * unit: the same meaning
+as in QONNX. Only the packed writer turns values into integer codes.
 
     source                  reader              network                       writer            file
     torch module        ->  read_torch      ->  float or partly quantized

@@ -4,8 +4,8 @@ How each convolution is written, first rule that fits (`FORMAT.md` has the opera
 
     reads pixels, int8 weight in [-64, 64]          PixelConv
     reads codes, low-bit weight                     BinaryConv, TernaryConv, QuaternaryConv
-    low-bit weight on anything else                 Conv on BinaryWeight, TernaryWeight, QuaternaryWeight: planes in the file, float products
-    int8 weight                                     Conv or Gemm on Int8Weight
+    low-bit weight on anything else                 Conv on BinaryWeight, TernaryWeight, QuaternaryWeight: planes in the file,
+    float products int8 weight                                     Conv or Gemm on Int8Weight
     float weight                                    Conv or Gemm
 """
 

@@ -1,8 +1,8 @@
 """QONNX out: the network with `Quant` and `BipolarQuant` nodes on float values, as FINN and hls4ml read it.
 
-Values are real numbers; a weight is an initializer of the values it has, followed by a Quant that leaves them as they are and says
-how few bits they need (https://github.com/fastmachinelearning/qonnx, docs/qonnx-custom-ops). QONNX has no integer images: the
-input is float32 holding pixels 0 to 255.
+Values are real numbers; a weight is an initializer of the values it has, followed by a Quant that leaves them as they are and
+says how few bits they need (https://github.com/fastmachinelearning/qonnx, docs/qonnx-custom-ops). QONNX has no integer images:
+the input is float32 holding pixels 0 to 255.
 """
 
 from dataclasses import replace
@@ -124,7 +124,7 @@ def _attribute_value(output: str, name: str) -> list[NodeProto]:
 
 
 def _quant_function(opset: OperatorSetIdProto) -> FunctionProto:
-    """Low = s (n - 2^(b-1)), high = 2^(b-s) - 1 - (1-s) n for signed s, narrow n, bits b; then clip(round(x / scale + zero))."""
+    """For signed s, narrow n and bits b: clip(round(x / scale + zero), s (n - 2^(b-1)), 2^(b-s) - 1 - (1-s) n), and back."""
 
     def op(kind: str, inputs: str, output: str) -> NodeProto:
         return helper.make_node(kind, inputs.split(), [output])

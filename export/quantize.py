@@ -8,7 +8,8 @@ network quantized so far; steps and corrections are chosen on the second, so tha
                   mse          the clipping value of least squared error is
     correction    none
                   bias         a channel's mean becomes the float network's (Nagel et al., ICCV 2019, section 4.2)
-                  statistics   its mean and standard deviation do: BatchNorm re-estimated, for networks whose BatchNorm is folded
+                  statistics   its mean and standard deviation do: BatchNorm re-estimated, for networks whose BatchNorm is
+                  folded
 """
 
 from dataclasses import dataclass, replace
@@ -61,7 +62,8 @@ class Quantization:
 
     Attributes:
         weights: level set of the float convolutions between the first and the last layer; "keep" leaves them as they are.
-        activations: bits of the activations that low-bit convolutions read, where the network has none: 8, 4, 2, or 32 for float.
+        activations: bits of the activations that low-bit convolutions read, where the network has none: 8, 4, 2, or 32 for
+            float.
         calibration: how steps are chosen.
         correction: what is corrected after weights or activations have been quantized.
         keep: layers, by name or pattern (`layer4.*`), that are left as they are.
@@ -170,8 +172,8 @@ def _to_levels(weight: Weight, levels: Levels) -> Weight:
 def quantize_stem(conv: Conv, pixels: Normalize) -> tuple[Conv, Normalize]:
     """The first convolution on pixels with integer weights, and the normalization (pixel - zero point) that this leaves.
 
-    With w / std in place of w, conv((p - m) / s, w) = conv(p - z, w / s) + sum (z - m) / s w: exact but for the padding, where the
-    channels' means differ from the one zero point z.
+    With w / std in place of w, conv((p - m) / s, w) = conv(p - z, w / s) + sum (z - m) / s w: exact but for the padding, where
+    the channels' means differ from the one zero point z.
     """
     channels = pixels.mean[None, :, None, None]
     scaled = conv.weight.values / pixels.std[None, :, None, None]

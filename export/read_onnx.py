@@ -1,12 +1,12 @@
 """A float ONNX or a QONNX model to a `Network`.
 
-What is understood becomes a node of the network; every other operator of one output is kept as it is. Constants are folded, within
-bounds, through a short list of operators. QONNX (https://github.com/fastmachinelearning/qonnx) adds `Quant` and `BipolarQuant`
-of domain `qonnx.custom_op.general`: on a constant they make an integer weight, elsewhere a quantizer.
+What is understood becomes a node of the network; every other operator of one output is kept as it is. Constants are folded,
+within bounds, through a short list of operators. QONNX (https://github.com/fastmachinelearning/qonnx) adds `Quant` and
+`BipolarQuant` of domain `qonnx.custom_op.general`: on a constant they make an integer weight, elsewhere a quantizer.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -67,8 +67,8 @@ def read_onnx(
         model: the model, its tensors in memory.
         label: what to call it in messages.
         input_shape: (C, H, W), where the file leaves sizes open.
-        normalize: mean and standard deviation in pixels: the network reads uint8 pixels and gives (pixel - mean) / std to the model,
-            which takes floats.
+        normalize: mean and standard deviation in pixels: the network reads uint8 pixels and gives (pixel - mean) / std to the
+            model, which takes floats.
 
     Raises:
         ExportError: the model is not one of images, has functions of its own, or uses what cannot be kept.
@@ -298,7 +298,7 @@ class _Reader:
 
     def _dense(self, node: onnx.NodeProto, x: str, transpose: bool, bias_name: str) -> str:
         shape = self.reading.shapes[x]
-        found, values = self._weight(node.input[1])
+        _, values = self._weight(node.input[1])
         rows = values.T if transpose else values
         if rows.shape[1] != int(np.prod(shape)):
             raise ExportError(
@@ -549,4 +549,5 @@ def _run_node(node: onnx.NodeProto, values: list[NDArray[Any]], model: onnx.Mode
     ]
     graph = helper.make_graph([proto], "constant", infos, [helper.make_tensor_value_info("y", 0, None)])
     alone = helper.make_model(graph, opset_imports=[o for o in model.opset_import if o.domain in ("", "ai.onnx")])
-    return np.asarray(ReferenceEvaluator(alone).run(None, dict(zip(names, values, strict=True)))[0])
+    (result,) = cast("list[NDArray[Any]]", ReferenceEvaluator(alone).run(None, dict(zip(names, values, strict=True))))
+    return np.asarray(result)

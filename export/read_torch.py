@@ -1,4 +1,4 @@
-"""A torch module in eval mode to a `Network`, by torch.fx: every call in its forward becomes a node, named by its module's path."""
+"""A torch module in eval mode to a `Network`, by torch.fx: every call in its forward becomes a node named by its module."""
 
 import copy
 import operator
@@ -285,8 +285,12 @@ _FUNCTIONS: dict[str, Callable[[_Reader, fx.Node, str, list[Any], dict[str, Any]
 def quantizer_outputs(model: nn.Module, run: Callable[[], object]) -> dict[str, Tensor]:
     """What every activation quantizer of a module makes while it runs, by path: a reading of it is checked on these values."""
     seen: dict[str, list[Tensor]] = {}
+
+    def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        return lambda _module, _inputs, output: seen.setdefault(name, []).append(output.detach())
+
     handles = [
-        m.register_forward_hook(lambda _m, _i, out, name=name: seen.setdefault(name, []).append(out.detach()))
+        m.register_forward_hook(keep(name))
         for name, m in model.named_modules()
         if isinstance(m, activations.LearnedStep | activations.Sign)
     ]

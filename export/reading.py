@@ -1,7 +1,7 @@
 """What both readers share: a network under construction, where flattened values stand for the values they came from.
 
-A fully connected layer is read as a convolution over its whole input, so `Flatten` only appears in the network where an operator
-that is not understood, or the result, needs a value [N, K].
+A fully connected layer is read as a convolution over its whole input, so `Flatten` only appears in the network where an
+operator that is not understood, or the result, needs a value [N, K].
 """
 
 from collections.abc import Sequence

@@ -60,7 +60,9 @@ def _load_external(path: Path, tensor: onnx.TensorProto, count: int) -> None:
     name = entries.get("location", "")
 
     def refuse(why: str) -> ExportError:
-        return ExportError(f"{path}: data of tensor '{tensor.name}' lie in '{name}', {why}; save the model with its data inside")
+        return ExportError(
+            f"{path}: data of tensor '{tensor.name}' lie in '{name}', {why}; save the model with its data inside"
+        )
 
     if not name or os.path.isabs(name) or ".." in Path(name).parts or "\\" in name:
         raise refuse("which is not inside the model's folder")

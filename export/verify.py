@@ -2,7 +2,8 @@
 
 1. The network as it was read computes what the source computes: logits, with the source's own activation values put in place of
    the network's, so that a value that falls on a tie counts for nothing.
-2. The file, run by onnxruntime, computes what the quantized network computes: the file's activation values are put in place of the
+2. The file, run by onnxruntime, computes what the quantized network computes: the file's activation values are put in place of
+the
    network's; what is left is rounding, in the codes (a tie may go either way) and in the logits, and both are held to limits.
 3. The file against the source: what quantization changed. This one is reported, not limited.
 """
@@ -45,7 +46,8 @@ class Verification:
         samples: images compared with the source.
         top1_agreement: part of them on which the file and the source name the same class.
         max_logit_difference: largest absolute difference of a logit between the two.
-        reference_top1_agreement: the same against the quantized network with the file's codes, on at most `REFERENCE_SAMPLES` images.
+        reference_top1_agreement: the same against the quantized network with the file's codes, on at most `REFERENCE_SAMPLES`
+            images.
         reference_max_logit_difference: the same.
         reference_code_mismatch: largest share of a quantizer's codes that differ from the reference's.
     """
@@ -168,9 +170,7 @@ def run_onnxruntime(file: onnx.ModelProto, samples: Tensor, taps: Sequence[str] 
     (own,) = session.get_inputs()
     feed = samples.numpy().astype(np.float32 if own.type == "tensor(float)" else np.uint8)
     names = [file.graph.output[0].name, *taps]
-    try:
-        batches = [session.run(names, {own.name: feed[i : i + BATCH]}) for i in range(0, len(feed), BATCH)]
-    except onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument:  # a file of a fixed batch
-        batches = [session.run(names, {own.name: feed[i : i + 1]}) for i in range(len(feed))]
+    batch = own.shape[0] if isinstance(own.shape[0], int) else BATCH
+    batches = [session.run(names, {own.name: feed[i : i + batch]}) for i in range(0, len(feed), batch)]
     parts = [np.concatenate([np.asarray(batch[i]) for batch in batches]) for i in range(len(names))]
     return [parts[0].reshape(len(samples), -1), *parts[1:]]

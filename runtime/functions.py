@@ -1,7 +1,7 @@
 """The meaning of every `bitplane` operator as an ONNX model-local function of standard operators (opset 18).
 
-`export` writes these functions into files and `runtime` takes a node for ours only if the file's function of its name is the one
-here, up to the names of values: a file may define an operator of the same name that means something else.
+`export` writes these functions into files and `runtime` takes a node for ours only if the file's function of its name is the
+one here, up to the names of values: a file may define an operator of the same name that means something else.
 
 Attributes reach inside by `ref_attr_name`: a `Constant` whose `value_ints` refers to the attribute. onnxruntime folds the
 unpacking of planes away when it loads a file. Value names are short because they are stored in every file.
@@ -24,8 +24,8 @@ ZERO_POINT = 128
 def function(name: str, minor: int = MINOR) -> FunctionProto:
     """The function of the `bitplane` operator `name` as format 1.`minor` has it.
 
-    Format 1.1 says the same in operators that onnxruntime 1.17 has too: weights uint8 around a zero point of 128, since it lacks
-    `ConvInteger` and arithmetic of int8.
+    Format 1.1 says the same in operators that onnxruntime 1.17 has too: weights uint8 around a zero point of 128, since it
+    lacks `ConvInteger` and arithmetic of int8.
 
     Raises:
         KeyError: the format has no such operator.
@@ -36,8 +36,8 @@ def function(name: str, minor: int = MINOR) -> FunctionProto:
 def signature(proto: FunctionProto) -> bytes:
     """What a function means, without the names of its values and nodes: equal for two functions of the same body.
 
-    Nodes in their order, each with its domain, operator, attributes in order of their names, and its inputs and outputs as numbers in
-    order of first appearance.
+    Nodes in their order, each with its domain, operator, attributes in order of their names, and its inputs and outputs as
+    numbers in order of first appearance.
     """
     numbers: dict[str, int] = {"": 0}
 
@@ -328,7 +328,9 @@ def describe(proto: FunctionProto) -> str:
 
 def describe_all() -> str:
     """The section of FORMAT.md that lists every function body of every minor version."""
-    parts = [f"Opset {fmt.OPSET_VERSION} of the default domain; `to` is a TensorProto.DataType (1 float, 2 uint8, 3 int8, 6 int32)."]
+    parts = [
+        f"Opset {fmt.OPSET_VERSION} of the default domain; `to` is a TensorProto.DataType (1 float, 2 uint8, 3 int8, 6 int32)."
+    ]
     for minor in range(MINOR, -1, -1):
         old = {name: minor > 0 or name in _SINCE_1_0 for name in _BODIES}
         same = {name for name in _BODIES if minor < MINOR and signature(function(name, minor)) == signature(function(name))}

@@ -61,7 +61,7 @@ class Conv:
 
 @dataclass(frozen=True)
 class FloatConv:
-    """A float32 convolution on features: weight [O, C / group, kh, kw], bias [O]; `levels` says what its weight is stored as."""
+    """A float32 convolution on features: weight [O, C / group, kh, kw], bias [O]; `levels` is what the file stores."""
 
     name: str
     source: str
@@ -93,7 +93,7 @@ class Load:
 
 @dataclass(frozen=True)
 class FakeQuantize:
-    """step * min(max(round(x / step), low), high) of features, features again; `Bipolar` (step None): `high` or -`high` by sign."""
+    """step * min(max(round(x / step), low), high) as features; `Bipolar` (step None): `low` or `high` by the sign."""
 
     name: str
     source: str

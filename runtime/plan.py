@@ -147,8 +147,8 @@ class _Planner:
                 self._give(name)
         if self.arena.size + self.constants.size > MAX_BYTES:
             raise ModelError(
-                f"{self.model.label}: needs {self.arena.size} bytes for values and {self.constants.size} for constants, more than"
-                f" {MAX_BYTES} together; use smaller images"
+                f"{self.model.label}: needs {self.arena.size} bytes for values and {self.constants.size} for constants,"
+                f" more than {MAX_BYTES} together; use smaller images"
             )
         block = self.constants.bytes()
         constants = aligned_zeros(block.size)

@@ -18,7 +18,7 @@ FILES = sorted([*(ROOT / "tests" / "fixtures").glob("format-*/*.onnx"), *(ROOT /
 
 
 def bits(plane, shape):
-    o, kh, kw, c = shape
+    _, kh, kw, c = shape
     flat = np.array([[row[k // 8] >> (k % 8) & 1 for k in range(kh * kw * c)] for row in plane.tolist()], np.float64)
     return flat.reshape(shape).transpose(0, 3, 1, 2)
 
@@ -79,7 +79,7 @@ def read(path, pixels):
                 "Gemm": lambda x, w, b: x @ w.T + b,
                 "Int8Weight": lambda w, unit: w.astype(np.float32) * unit,
                 "Normalize": lambda x, mean, std: (x.astype(np.float32) - mean) / std,
-                "FakeQuantize": lambda x, step: np.clip(np.rint(x / step), *a["limits"]) * step,
+                "FakeQuantize": lambda x, step, a=a: np.clip(np.rint(x / step), *a["limits"]) * step,
                 "Bipolar": lambda x, scale: np.where(x >= 0, scale, -scale),
             }[node.op_type](x, *rest)
         values[node.output[0]] = y

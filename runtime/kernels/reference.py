@@ -74,7 +74,7 @@ def quantize(quantizer: Quantizer, features: Features) -> NDArray[np.uint8]:
 def float_convolve(conv: FloatConv, features: Features) -> Features:
     """Float32 convolution in groups, then bias; the order of its sums differs from the kernel's."""
     o, kh, kw, c = conv.weight_shape
-    taps = windows(features, (kh, kw), conv.strides, conv.pads, 0)
+    taps = windows(features, (kh, kw), conv.strides, conv.pads, 0).astype(np.float32)
     rows = o // conv.group
     parts = [
         np.tensordot(conv.weight[g * rows : (g + 1) * rows], taps[g * c : (g + 1) * c], ((1, 2, 3), (0, 3, 4)))

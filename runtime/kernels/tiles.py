@@ -34,7 +34,8 @@ class Tile:
     """Shape of one compiled tile.
 
     Attributes:
-        kind: product: "binary" and "ternary" popcounts, "dot" of 4 uint8 and 4 int8, or "float": multiply and add, each rounded.
+        kind: product: "binary" and "ternary" popcounts, "dot" of 4 uint8 and 4 int8, or "float": multiply and add, each
+            rounded.
         bits: bits of a word and of a lane.
         lanes: lanes of a vector.
         pixels: P, output pixels of a row.

@@ -1,4 +1,4 @@
-"""Steps that no convolution takes into its epilogue: the input as features, fake quantization, the mean over pixels, the result.
+"""Steps that no convolution takes into its epilogue: the input as features, fake quantization, mean over pixels, result.
 
 All float32, each operation rounded once, in one fixed order.
 """
@@ -20,7 +20,7 @@ BLOCK = 64
 
 @numba.njit(**INNER)
 def run_load(steps, i, arena, constants, image, part, parts) -> None:  # noqa: ANN001
-    """The input [C, H, W] at address `image` to features [H, W, C]: uint8 pixels as (pixel - mean) / std, or float32 as they are."""
+    """The input [C, H, W] at address `image` to features [H, W, C]: uint8 as (pixel - mean) / std, or float32 as they are."""
     height, width, channels = steps[i, f.HEIGHT], steps[i, f.WIDTH], steps[i, f.SRC_CHANNELS]
     wide, area = steps[i, f.CHANNELS], height * width
     begin, end = share(height, part, parts)

@@ -75,7 +75,7 @@ def test_another_rounding_mode_is_refused(make_network, tmp_path) -> None:
     file = onnx.load(tmp_path / "q.onnx")
     node = [n for n in file.graph.node if n.op_type == "Quant"][3]
     next(a for a in node.attribute if a.name == "rounding_mode").s = b"FLOOR"
-    with pytest.raises(ExportError, match="rounds by .*FLOOR"):
+    with pytest.raises(ExportError, match=r"rounds by .*FLOOR"):
         to_onnx(file, samples, tmp_path / "x.onnx", normalize=(0, 1))
 
 

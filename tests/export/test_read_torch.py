@@ -156,5 +156,5 @@ def test_what_is_not_supported_is_named(tmp_path, what: str, match: str) -> None
 
 
 def test_samples_of_a_size_that_does_not_fit(tmp_path) -> None:
-    with pytest.raises(ExportError, match="stem reads 5 channels|stem: reads 5 channels"):
+    with pytest.raises(ExportError, match=r"stem: reads 5 channels"):
         to_onnx(OptionA().eval(), torch.zeros(1, 5, 8, 8), tmp_path / "m.onnx")

@@ -219,7 +219,7 @@ def test_graphs_nested_five_thousand_deep_are_refused() -> None:
     data = b""
     for _ in range(5000):
         data = field(1, field(5, field(6, data)))  # graph.node, node.attribute, attribute.g
-    with pytest.raises(ModelError, match="not an ONNX model, or truncated"):
+    with pytest.raises(ModelError, match=r"not an ONNX model, or truncated"):
         InferenceSession(field(7, data))
 
 
@@ -293,7 +293,7 @@ def test_versions(graphs, version: str, reads: bool) -> None:
     if reads:
         InferenceSession(data)
     else:
-        with pytest.raises(ModelError, match="format version .* is unknown, this runtime reads 1.0 to 1.1; upgrade bitplane"):
+        with pytest.raises(ModelError, match=r"format version .* is unknown, this runtime reads 1.0 to 1.1; upgrade bitplane"):
             InferenceSession(data)
 
 
