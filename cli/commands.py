@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from tyro.conf import Positional, arg
 
+from bitplane.cli.tables import layer_table
+
 if TYPE_CHECKING:
     from bitplane.train.config import TrainConfig
 
@@ -65,7 +67,7 @@ def train(
         data_dir: where CIFAR is.
         download: fetch CIFAR if it is missing.
         size: resize a folder's images to this side.
-        init: start from the weights of this finished run.
+        init: start from the weights of this finished run, or of a torchvision state_dict (.safetensors).
         resume: go on with OUTPUT from its newest checkpoint, by its stored configuration.
         json: write the result to this file.
     """
@@ -182,6 +184,7 @@ def evaluate(
     model: Positional[Path],
     data: str = "digits",
     engine: Literal["bitplane", "onnxruntime"] = "bitplane",
+    agreement: int = 0,
     data_dir: str = "data",
     size: int = 0,
     json: Path | None = None,
@@ -192,6 +195,7 @@ def evaluate(
         model: a packed file (or, with onnxruntime, a float one).
         data: as in `train`.
         engine: what runs it.
+        agreement: also compare every activation code, feature and logit of both engines on this many images.
         data_dir: where CIFAR is.
         size: resize a folder's images to this side.
         json: write the result to this file.
@@ -203,7 +207,19 @@ def evaluate(
     test = load_data(DataConfig(data, data_dir, size=size)).test
     top1 = accuracy(lambda x: session.run(None, {"input": x})[0], test.images.numpy(), test.labels.numpy())
     print(f"{model}: top-1 {100 * top1:.2f} % on {len(test.labels)} images ({engine})")
-    _write_json(json, {"top1": top1, "images": len(test.labels), "engine": engine})
+    document: dict[str, Any] = {"top1": top1, "images": len(test.labels), "engine": engine}
+    if agreement > 0:
+        from bitplane.benchmarks.agreement import agreement as compare_engines
+
+        picked = np.linspace(0, len(test.labels) - 1, min(agreement, len(test.labels))).astype(int)
+        found = compare_engines(model, test.images.numpy()[picked])
+        print(
+            f"bitplane and onnxruntime on {found.images} images: {found.different_codes} of {found.codes} activation codes and "
+            f"{found.different_features} of {found.features} features differ; largest logit difference "
+            f"{found.largest_logit_difference:.2g}; same class on {100 * found.same_class:.2f} %"
+        )
+        document["agreement"] = asdict(found)
+    _write_json(json, document)
 
 
 def predict(model: Positional[Path], images: Positional[tuple[Path, ...]], json: Path | None = None) -> None:
@@ -236,12 +252,23 @@ def inspect(model: Positional[Path], json: Path | None = None) -> None:
         json: write it to this file.
     """
     session = _session(model, "bitplane")
-    meta, kernels = dict(session.get_modelmeta().custom_metadata_map), session.kernels()
+    meta, layers = dict(session.get_modelmeta().custom_metadata_map), session.layers()
     for key, value in sorted(meta.items()):
         print(f"{key.removeprefix('bitplane.'):20} {value}")
-    for layer, kernel in kernels.items():
-        print(f"  {layer:28} {kernel}")
-    _write_json(json, {"metadata": meta, "kernels": kernels})
+    print(f"\n{layer_table(layers)}\n")
+    size = model.stat().st_size
+    plain = sum(layer.float_bytes for layer in layers)
+    print(f"file: {size} bytes, {plain / size:.1f}x smaller than its float32 weights")
+    accuracy = json_module.loads(meta.get("bitplane.accuracy") or "{}")
+    if "test_top1" in accuracy:
+        print(f"accuracy in training: {100 * accuracy['test_top1']:.2f} % top-1 on {meta.get('bitplane.dataset', '')}")
+    document = {
+        "metadata": meta,
+        "layers": [asdict(layer) for layer in layers],
+        "file_bytes": size,
+        "kernels": session.kernels(),
+    }
+    _write_json(json, document)
 
 
 def bench(

@@ -108,8 +108,8 @@ def apply(node: Node, inputs: list[Tensor]) -> Tensor:
 
 def convolve(node: Conv, x: Tensor) -> Tensor:
     """The convolution of `node` with its bias, in the dtype of `x`."""
-    weight = torch.from_numpy(node.weight.values).to(x.dtype)
-    bias = torch.from_numpy(node.bias).to(x.dtype)
+    # Copies: a source's arrays may be read-only.
+    weight, bias = (torch.tensor(v, dtype=x.dtype) for v in (node.weight.values, node.bias))
     top, left, bottom, right = node.pads
     if any(node.pads):
         if node.pad_value == 0 and (top, left) == (bottom, right):

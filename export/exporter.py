@@ -23,7 +23,7 @@ from bitplane.export.fold import fold_affine
 from bitplane.export.network import Conv, Network, Normalize, Quantize, Sign
 from bitplane.export.packed import Written, write_packed
 from bitplane.export.qonnx import QONNX_DOMAINS, runnable, write_qonnx
-from bitplane.export.quantize import Quantization, quantize
+from bitplane.export.quantize import Quantization, kept_layers, quantize
 from bitplane.export.read_onnx import read_onnx
 from bitplane.export.read_torch import quantizer_outputs, read_torch
 from bitplane.export.reading import Normalization
@@ -153,6 +153,7 @@ def to_onnx(
     _check_samples(images)
     reading = _read(source, images, normalize)
     origin = _origin(reading.network, metadata or {})
+    kept_layers(reading.network, quantization)  # refuses a pattern that names nothing
     low_bit = (n for n in reading.network.nodes if isinstance(n, Conv) and n.weight.integers is not None)
     is_float = quantization.weights == "keep" and next(low_bit, None) is None
     network = reading.network if is_float else quantize(reading.network, quantization, reading.images)
@@ -286,7 +287,7 @@ def _read(source: nn.Module | onnx.ModelProto, images: Tensor, normalize: Normal
         return module(_normalized(x, normalize))
 
     logits = _batches(run, images)
-    checked = few(images)
+    checked = few(images, network)
     values = quantizer_outputs(module, lambda: run(checked))
     check_reading(network, checked, run_no_grad(run, checked), values)
     return _Reading(network, images, logits, _pixel_form(network))
@@ -313,7 +314,7 @@ def _read_onnx(source: onnx.ModelProto, images: Tensor, normalize: Normalization
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
         raise ExportError(f"{label}: onnxruntime cannot run the source ({reason}); check the file and the samples") from e
     if not any(isinstance(n, Quantize | Sign) for n in network.nodes):
-        check_reading(network, few(images), few(torch.from_numpy(logits)).numpy(), {})
+        check_reading(network, few(images, network), few(torch.from_numpy(logits), network).numpy(), {})
     return _Reading(network, images, logits, _pixel_form(network))
 
 

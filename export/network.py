@@ -30,30 +30,41 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Weight:
-    """A convolution's weight, `integers * unit` or plain values.
+    """A convolution's weight, `integers * unit` or plain floats.
 
     Attributes:
-        values: float64 [O, C / group, kh, kw].
+        floats: float64 [O, C / group, kh, kw], or None for an integer weight.
         integers: int8 of the same shape, or None for a float weight.
         unit: float64 [O], what one integer step is worth.
         levels: "binary", "ternary", "quaternary", "int8", or "float".
     """
 
-    values: Float64
+    floats: Float64 | None
     integers: NDArray[np.int8] | None = None
     unit: Float64 | None = None
     levels: str = "float"
 
     @property
+    def values(self) -> Float64:
+        """The weight's values, float64; computed anew for an integer weight, which would take eight times its memory."""
+        if self.floats is not None:
+            return self.floats
+        assert self.integers is not None
+        assert self.unit is not None
+        return self.integers * self.unit[:, None, None, None]
+
+    @property
     def shape(self) -> tuple[int, int, int, int]:
         """(O, C / group, kh, kw)."""
-        o, c, kh, kw = self.values.shape
+        stored = self.floats if self.integers is None else self.integers
+        assert stored is not None
+        o, c, kh, kw = stored.shape
         return o, c, kh, kw
 
 
 def integer_weight(integers: NDArray[np.int8], unit: Float64, levels: str) -> Weight:
     """A weight of integers int8 [O, C, kh, kw] times `unit` float64 [O]."""
-    return Weight(integers * unit[:, None, None, None], integers, unit, levels)
+    return Weight(None, integers, unit, levels)
 
 
 @dataclass(frozen=True)

@@ -127,10 +127,7 @@ def quantize(network: Network, how: Quantization, images: Tensor) -> Network:
         ExportError: a pattern of `keep` names no layer.
     """
     convs = [n for n in network.nodes if isinstance(n, Conv)]
-    for pattern in how.keep:
-        if not any(fnmatchcase(c.name, pattern) for c in convs):
-            raise ExportError(f"{network.name}: no layer is called '{pattern}'; layers are {', '.join(c.name for c in convs)}")
-    kept = {c.name for c in convs if any(fnmatchcase(c.name, p) for p in how.keep)}
+    kept = kept_layers(network, how)
     edges = {c.name for c in _edges(network)}
     targets: dict[str, Conv] = {}
     for conv in convs:
@@ -142,6 +139,19 @@ def quantize(network: Network, how: Quantization, images: Tensor) -> Network:
         elif how.weights != "keep" and conv.group == 1:
             targets[conv.name] = replace(conv, weight=_to_levels(conv.weight, how.weights))
     return _Walk(network, how, kept | edges, targets).run(_picked(network, images))
+
+
+def kept_layers(network: Network, how: Quantization) -> set[str]:
+    """Names of the layers that `how.keep` names.
+
+    Raises:
+        ExportError: a pattern names no layer.
+    """
+    names = [n.name for n in network.nodes if isinstance(n, Conv)]
+    for pattern in how.keep:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ExportError(f"{network.name}: no layer is called '{pattern}'; layers are {', '.join(names)}")
+    return {name for name in names if any(fnmatchcase(name, p) for p in how.keep)}
 
 
 def _edges(network: Network) -> list[Conv]:
@@ -218,7 +228,13 @@ class _Walk:
         self.float[INPUT] = self.own[INPUT] = images
         last = {name: node.name for node in self.network.nodes for name in sources(node)}
         with torch.no_grad():
-            for node in self.network.nodes:
+            producers = self.network.producers()
+            looking = [i for i, n in enumerate(self.network.nodes) if isinstance(n, Conv) and self._looks(n, producers)]
+            until = max(looking, default=-1)
+            for i, node in enumerate(self.network.nodes):
+                if i > until:  # nothing from here on is chosen by looking at values
+                    self.out.append(self._conv(node) if isinstance(node, Conv) else node)
+                    continue
                 self._node(node)
                 for name in sources(node):
                     if last[name] == node.name and name != INPUT:
@@ -227,6 +243,17 @@ class _Walk:
                         self.own.pop(self.coded.get(name, ""), None)
         return self.network.with_nodes(self.out)
 
+    def _looks(self, conv: Conv, producers: dict[str, Node]) -> bool:
+        """Whether quantizing this convolution looks at values: to correct what changes, or to choose a step."""
+        target, source = self.targets.get(conv.name), producers.get(conv.source)
+        if target is not None and not (conv.dense and target.weight.integers is None):
+            return True
+        return self._wants_codes(target or conv) and not isinstance(source, QUANTIZERS)
+
+    def _wants_codes(self, conv: Conv) -> bool:
+        is_low_bit = conv.weight.levels in LEVEL_SETS and conv.group == 1
+        return is_low_bit and conv.name not in self.exempt and self.how.activations != 32
+
     def _node(self, node: Node) -> None:
         original = node
         if isinstance(node, Conv):
@@ -234,7 +261,7 @@ class _Walk:
         exact = apply(original, [self.float[s] for s in sources(original)])
         same = node is original and all(self.own[s] is self.float[s] for s in sources(original))
         value = exact if same else apply(node, [self.own[s] for s in sources(node)])
-        if isinstance(node, Conv) and node is not original and self.how.correction != "none":
+        if isinstance(node, Conv) and node is not original and self.how.correction != "none" and not node.dense:
             node, value = self._correct(node, exact, value)
         self.out.append(node)
         self.float[node.name], self.own[node.name] = exact, value
@@ -252,8 +279,7 @@ class _Walk:
             elif low_bit.dense:
                 low_bit = replace(low_bit, weight=integer_weight(*quantize_int8(low_bit.weight.values, 127), "int8"))
             return low_bit
-        wants_codes = low_bit.weight.levels in LEVEL_SETS and low_bit.group == 1 and low_bit.name not in self.exempt
-        if not wants_codes or self.how.activations == 32 or isinstance(source, QUANTIZERS):
+        if not self._wants_codes(low_bit) or isinstance(source, QUANTIZERS):
             return low_bit
         if not non_negative(self.network, conv.source):
             return low_bit

@@ -175,7 +175,7 @@ class _Reader:
             weight, pad_value = integer_weight(integers, unit, m.levels.name), m.pad_value
         else:
             weight = Weight(to_float64(m.weight))
-        if not np.isfinite(weight.values).all():
+        if weight.floats is not None and not np.isfinite(weight.floats).all():
             raise ExportError(f"{path}: a weight is not finite; the training has diverged")
         bias = np.zeros(m.out_channels) if m.bias is None else to_float64(m.bias)
         pads = (py, px, py, px)

@@ -33,6 +33,8 @@ CODE_LIMIT = 1e-3
 TIES = 4
 """Codes of a quantizer that may always differ, for tensors of a few hundred codes."""
 REFERENCE_SAMPLES = 32
+CODE_BYTES = 1 << 27
+"""Bytes of all quantizers' values of the images that are compared value by value."""
 BATCH = 8
 
 Floats = NDArray[np.float32]
@@ -60,9 +62,11 @@ class Verification:
     reference_code_mismatch: float
 
 
-def few(samples: Tensor) -> Tensor:
-    """At most `REFERENCE_SAMPLES` of the samples, evenly spaced."""
-    return samples[:: -(-len(samples) // REFERENCE_SAMPLES)]
+def few(samples: Tensor, network: Network) -> Tensor:
+    """At most `REFERENCE_SAMPLES` of the samples, evenly spaced; fewer where their codes would not fit `CODE_BYTES`."""
+    codes = sum(int(np.prod(network.shapes[n.name])) for n in network.nodes if isinstance(n, QUANTIZERS))
+    count = max(1, min(REFERENCE_SAMPLES, CODE_BYTES // max(1, 4 * codes)))
+    return samples[:: -(-len(samples) // count)]
 
 
 def check_reading(network: Network, samples: Tensor, logits: Floats, values: Mapping[str, Tensor]) -> None:
@@ -95,7 +99,7 @@ def verify(file: onnx.ModelProto, network: Network, samples: Tensor, expected: F
     """
     made = {name for node in file.graph.node for name in node.output}
     quantizers = [n for n in network.nodes if isinstance(n, QUANTIZERS) and n.name in made]
-    chosen = few(samples)
+    chosen = few(samples, network)
     try:
         if len(file.functions) or all(n.domain == "" for n in file.graph.node):
             onnx.checker.check_model(file, full_check=True)

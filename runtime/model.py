@@ -176,13 +176,14 @@ class PadShortcut:
 
 @dataclass(frozen=True)
 class Classifier:
-    """Mean over the pixels of features, then Gemm: weight float32 [classes, C], bias float32 [classes]."""
+    """Mean over the pixels of features, then Gemm: weight float32 [classes, C], bias float32 [classes]; `levels` as above."""
 
     name: str
     source: str
     output: str
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
+    levels: str = "float"
 
 
 Node = (

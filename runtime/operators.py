@@ -421,7 +421,7 @@ class NodeReader:
         origin = self.flat[source]
         if self._attributes(node, transB=0)["transB"] != (1,):
             raise self.fail("attribute 'transB' is not 1")
-        weight, _ = self._float_weight(weight_name, 2)
+        weight, stored = self._float_weight(weight_name, 2)
         if weight.shape[1] != self.tensors[origin].shape[0]:
             raise self.fail(
                 f"weight '{weight_name}' has shape {list(weight.shape)}, expected [classes, {self.tensors[origin].shape[0]}]"
@@ -430,7 +430,7 @@ class NodeReader:
         if not np.isfinite(bias).all():
             raise self.fail(f"bias '{bias_name}' must be finite")
         self._add(node.output[0], Tensor("logits", (weight.shape[0], 1, 1)))
-        return Classifier(node.name, origin, node.output[0], weight, bias)
+        return Classifier(node.name, origin, node.output[0], weight, bias, stored)
 
 
 READERS: dict[tuple[str, str], Callable[[NodeReader, onnx.NodeProto], Node | None]] = {

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitplane.runtime import format as fmt
+from bitplane.runtime.describe import LayerInfo, describe
 from bitplane.runtime.errors import InputError
 from bitplane.runtime.kernels.walker import run_plan
 from bitplane.runtime.model import Conv, FloatConv, Model
@@ -230,6 +231,10 @@ class InferenceSession:
     def kernels(self) -> dict[str, str]:
         """What runs each layer, by node name; such as "popcount ternary x2b, 16-bit lanes, P8C1, threshold epilogue"."""
         return dict(self._plan.kernels)
+
+    def layers(self) -> list[LayerInfo]:
+        """Every convolution and fully connected layer: shapes, bits, multiply-adds, bytes and kernel."""
+        return describe(self._model, self.kernels())
 
     def get_inputs(self) -> list[NodeArg]:
         """The one input."""

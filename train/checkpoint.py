@@ -146,7 +146,8 @@ def load_weights(model: ResNet, path: Path, *, lenient: bool = False) -> list[st
         CheckpointError: the file belongs to another model.
     """
     values, own = read_tensors(path), model.state_dict()
-    extra = ("level_scale", ".step", ".started", "input.zero_point", "input.scale")
+    # `num_batches_tracked` only matters while BatchNorm averages; older files of torchvision lack it.
+    extra = ("level_scale", ".step", ".started", "input.zero_point", "input.scale", ".num_batches_tracked")
     wrong = [k for k in own.keys() & values.keys() if own[k].shape != values[k].shape and not (lenient and k.endswith(extra))]
     missing = [k for k in own.keys() ^ values.keys() if not (lenient and k.endswith(extra))]
     if wrong or missing:

@@ -44,7 +44,7 @@ def train(
         config: the run; ignored in favor of the stored one if `resume`.
         run: folder to write to.
         resume: go on from the newest checkpoint of `run`.
-        init: a finished run whose weights to start from.
+        init: a finished run whose weights to start from, or a safetensors file of them (torchvision's names).
         progress: show a progress bar.
 
     Returns:
@@ -67,7 +67,7 @@ def train(
     torch.manual_seed(config.seed)
     model = build_model(config.model)
     if init is not None and not resume:
-        load_weights(model, init / "final" / "model.safetensors", lenient=True)
+        load_weights(model, init if init.suffix == ".safetensors" else init / "final" / "model.safetensors", lenient=True)
         for layer in model.low_bit_layers().values():
             layer.fit_scale()
     model = model.to(memory_format=torch.channels_last).to(accelerator.device)  # pyright: ignore[reportCallIssue]

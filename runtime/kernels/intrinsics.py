@@ -1,7 +1,7 @@
 """LLVM vector pieces: everything a kernel needs that Numba's language lacks.
 
-Only generic vector IR, so that LLVM lowers it for any machine; the byte dot product alone asks for an instruction
-(AVX-512 VNNI) where the host has it.
+Only generic vector IR, so that LLVM lowers it for any machine; the byte dot product alone asks for instructions
+(AVX-512 VNNI, or AVX2's multiply-add of pairs) where the host has them.
 """
 
 import math
@@ -32,15 +32,16 @@ carray: Any = numba.carray  # pyright: ignore[reportPrivateImportUsage]
 numba_config: Any = numba.config  # pyright: ignore[reportPrivateImportUsage]
 
 
-def _has_vnni() -> bool:
-    """Whether the machine that Numba compiles for has AVX-512 VNNI: NUMBA_CPU_NAME and NUMBA_CPU_FEATURES may name another."""
+def _has(feature: str) -> bool:
+    """Whether the machine that Numba compiles for has a feature: NUMBA_CPU_NAME and NUMBA_CPU_FEATURES may name another."""
     name, features = numba_config.CPU_NAME, numba_config.CPU_FEATURES
     if features is not None:
-        return "+avx512vnni" in features
-    return name in (None, llvm.get_host_cpu_name()) and bool(llvm.get_host_cpu_features().get("avx512vnni", False))
+        return f"+{feature}" in features
+    return name in (None, llvm.get_host_cpu_name()) and bool(llvm.get_host_cpu_features().get(feature, False))
 
 
-HAS_VNNI = _has_vnni()
+HAS_VNNI = _has("avx512vnni")
+HAS_AVX2 = _has("avx2") or numba_config.CPU_NAME == "haswell"
 
 
 def i64(value: int) -> ir.Constant:
@@ -99,11 +100,29 @@ def dot_bytes(b: Any, acc: Any, pixels: Any, weights: Any) -> Any:
         kind = ir.FunctionType(I32X16, [I32X16, I8X64, I8X64])
         vpdpbusd = cgutils.get_or_insert_function(b.module, kind, "llvm.x86.avx512.vpdpbusd.512")
         return b.call(vpdpbusd, [acc, b.bitcast(pixels, I8X64), b.bitcast(weights, I8X64)])
+    if HAS_AVX2:
+        return b.add(acc, _dot_bytes_avx2(b, b.bitcast(pixels, I8X64), b.bitcast(weights, I8X64)))
     for byte in range(4):
         u = b.and_(b.lshr(pixels, constant(I32X16, 8 * byte)), constant(I32X16, 255))
         w = b.ashr(b.shl(weights, constant(I32X16, 24 - 8 * byte)), constant(I32X16, 24))
         acc = b.add(acc, b.mul(u, w))
     return acc
+
+
+def _dot_bytes_avx2(b: Any, pixels: Any, weights: Any) -> Any:
+    """Pairs of products to 16 bits (which hold 2 * 255 * 64), pairs of those to 32, for both halves of 64 bytes."""
+    i8, i16, i32 = ir.VectorType(I8, 32), ir.VectorType(I16, 16), ir.VectorType(I32, 8)
+    to_pairs = cgutils.get_or_insert_function(b.module, ir.FunctionType(i16, [i8, i8]), "llvm.x86.avx2.pmadd.ub.sw")
+    to_sums = cgutils.get_or_insert_function(b.module, ir.FunctionType(i32, [i16, i16]), "llvm.x86.avx2.pmadd.wd")
+
+    def part(value: Any, first: int, count: int) -> Any:
+        lanes = ir.Constant(ir.VectorType(I32, count), list(range(first, first + count)))
+        return b.shuffle_vector(value, ir.Constant(value.type, ir.Undefined), lanes)
+
+    halves = [
+        b.call(to_sums, [b.call(to_pairs, [part(pixels, at, 32), part(weights, at, 32)]), constant(i16, 1)]) for at in (0, 32)
+    ]
+    return b.shuffle_vector(*halves, ir.Constant(I32X16, list(range(16))))
 
 
 def emit_call(b: Any, name: str, arguments: list[Any], emit: Callable[[Any, list[Any]], None], compact: bool = False) -> None:

@@ -1,0 +1,42 @@
+"""Tables as text."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bitplane.runtime import LayerInfo
+
+HEADS = ("layer", "weight", "output", "weights", "in", "M mul-adds", "bytes", "smaller", "kernel")
+
+
+def layer_table(layers: Sequence["LayerInfo"]) -> str:
+    """One line a layer, and their sum."""
+    rows = [
+        (
+            layer.name,
+            "x".join(map(str, layer.weight_shape)),
+            "x".join(map(str, layer.output_shape)),
+            layer.weights,
+            f"{layer.activation_bits}b",
+            f"{layer.multiply_adds / 1e6:.2f}",
+            str(layer.packed_bytes),
+            f"{layer.float_bytes / layer.packed_bytes:.1f}x",
+            layer.kernel,
+        )
+        for layer in layers
+    ]
+    work = sum(layer.multiply_adds for layer in layers)
+    packed, plain = sum(layer.packed_bytes for layer in layers), sum(layer.float_bytes for layer in layers)
+    rows.append(("all", "", "", "", "", f"{work / 1e6:.2f}", str(packed), f"{plain / max(packed, 1):.1f}x", ""))
+    return table(HEADS, rows, right={4, 5, 6, 7})
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: set[int]) -> str:
+    """Columns as wide as their widest cell; those in `right` are aligned to the right."""
+    lines = [heads, *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
+
+    def cell(text: str, column: int) -> str:
+        return text.rjust(widths[column]) if column in right else text.ljust(widths[column])
+
+    return "\n".join("  ".join(cell(text, i) for i, text in enumerate(line)).rstrip() for line in lines)
