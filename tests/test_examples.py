@@ -19,8 +19,8 @@ def pixels() -> np.ndarray:
     return np.stack([np.asarray(Image.open(p).convert("RGB")).transpose(2, 0, 1) for p in IMAGES])
 
 
-def test_there_are_two_packed_networks_and_an_image_of_each_class() -> None:
-    assert len(PACKED) == 2
+def test_there_are_three_packed_networks_and_an_image_of_each_class() -> None:
+    assert len(PACKED) == 3
     assert len(IMAGES) == 10
 
 
