@@ -335,7 +335,7 @@ def bench(
 
 
 def demo(output: Path | None = None, epochs: int = 30, json: Path | None = None) -> None:
-    """Train a float and a ternary ResNet-20 on scikit-learn's digits, export both, check, and compare them.
+    """Train a float ResNet-20 on scikit-learn's digits and a ternary one from it, export both, check, and compare them.
 
     Args:
         output: folder for runs and files; default: a new temporary one.
@@ -357,8 +357,9 @@ def demo(output: Path | None = None, epochs: int = 30, json: Path | None = None)
         "ternary": ModelConfig(weights="ternary", activations=2),
     }.items():
         print(f"training {name} ({epochs} epochs)")
-        run_training(TrainConfig(model=model, optimizer=OptimizerConfig(), epochs=epochs, batch_size=64), folder / name)
-        report = export_run(folder / name, folder / f"{name}.onnx")
+        config = TrainConfig(model=model, optimizer=OptimizerConfig(), epochs=epochs, batch_size=64)
+        run_training(config, folder / name, init=folder / "float" if name == "ternary" else None)
+        report = export_run(folder / name, folder / f"{name}.onnx", force=True)
         files[name] = report.path
         print(
             f"{report.path}: {report.bytes} bytes, "
