@@ -3,9 +3,8 @@
 source -> read_* -> fold_affine -> [check_reading] -> quantize -> write_* -> [verify] -> metadata -> write_atomically
 """
 
-import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from math import prod
 from pathlib import Path
@@ -19,20 +18,17 @@ from torch import Tensor, nn
 
 from bitplane.export.errors import ExportError
 from bitplane.export.floating import write_dequantized
-from bitplane.export.fold import fold_affine
-from bitplane.export.network import Conv, Network, Normalize, Quantize, Sign
+from bitplane.export.network import Conv, Network, Quantize, Sign
 from bitplane.export.packed import Written, write_packed
-from bitplane.export.qonnx import QONNX_DOMAINS, runnable, write_qonnx
+from bitplane.export.qonnx import runnable, write_qonnx
 from bitplane.export.quantize import Quantization, kept_layers, quantize
-from bitplane.export.read_onnx import read_onnx
-from bitplane.export.read_torch import quantizer_outputs, read_torch
+from bitplane.export.read import Read, check_samples, read
 from bitplane.export.reading import Normalization
 from bitplane.export.sources import IMAGENET, file_sha256, load_onnx, load_torchvision
-from bitplane.export.verify import Verification, check_reading, few, run_onnxruntime, verify
+from bitplane.export.verify import Verification, verify
 from bitplane.export.write import write_atomically
 from bitplane.runtime import format as fmt
 from bitplane.runtime.digest import planes_sha256, weights_sha256
-from bitplane.train.layers import PixelInput
 from bitplane.train.levels import LEVEL_SETS
 
 Form = Literal["packed", "inlined", "dequantized", "qonnx"]
@@ -150,8 +146,8 @@ def to_onnx(
     if form not in ("packed", "inlined", "dequantized", "qonnx"):
         raise ExportError(f"`form` (={form!r}) must be packed, inlined, dequantized or qonnx")
     images = torch.as_tensor(samples).cpu()
-    _check_samples(images)
-    reading = _read(source, images, normalize)
+    check_samples(images)
+    reading = read(source, images, normalize)
     origin = _origin(reading.network, metadata or {})
     kept_layers(reading.network, quantization)  # refuses a pattern that names nothing
     low_bit = (n for n in reading.network.nodes if isinstance(n, Conv) and n.weight.integers is not None)
@@ -252,110 +248,6 @@ def evenly(images: Tensor, count: int) -> Tensor:
     return images[torch.linspace(0, len(images) - 1, min(count, len(images))).long()]
 
 
-@dataclass(frozen=True)
-class _Reading:
-    """A source as read: its folded network, the images as the file takes them, and what the source makes of them."""
-
-    network: Network
-    images: Tensor
-    logits: np.ndarray
-    normalize: tuple[list[float], list[float]] | None
-
-
-def _check_samples(images: Tensor) -> None:
-    if images.dim() != 4 or not images.numel() or images.dtype not in (torch.uint8, torch.float32):
-        raise ExportError(
-            f"samples: {images.dtype} {list(images.shape)} given; they must be uint8 pixels or float32, [N, C, H, W] with N > 0"
-        )
-    if images.dtype == torch.float32 and not torch.isfinite(images).all():
-        raise ExportError("samples: contain NaN or infinity; give real images")
-
-
-def _read(source: nn.Module | onnx.ModelProto, images: Tensor, normalize: Normalization | None) -> _Reading:
-    if isinstance(source, onnx.ModelProto):
-        return _read_onnx(source, images, normalize)
-    module = copy.deepcopy(source).cpu().float().eval()
-    shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
-    channels = getattr(getattr(module, "config", None), "channels", shape[0])
-    if channels != shape[0]:
-        raise ExportError(f"samples: {list(images.shape)} given; the network takes {channels} channels")
-    _check_zero_point(module)
-    network = fold_affine(read_torch(module, shape, normalize))
-    _check_kind(network, images)
-
-    def run(x: Tensor) -> Tensor:
-        return module(_normalized(x, normalize))
-
-    logits = _batches(run, images)
-    checked = few(images, network)
-    values = quantizer_outputs(module, lambda: run(checked))
-    check_reading(network, checked, run_no_grad(run, checked), values)
-    return _Reading(network, images, logits, _pixel_form(network))
-
-
-def _normalized(images: Tensor, normalize: Normalization | None) -> Tensor:
-    if normalize is None:
-        return images
-    mean, std = (torch.as_tensor(v, dtype=torch.float32).reshape(-1, 1, 1) for v in normalize)
-    return (images.float() - mean) / std
-
-
-def _read_onnx(source: onnx.ModelProto, images: Tensor, normalize: Normalization | None) -> _Reading:
-    label = source.graph.name or "model"
-    shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
-    network = fold_affine(read_onnx(source, label, shape, normalize))
-    _check_kind(network, images)
-    qonnx = any(n.domain in QONNX_DOMAINS for n in source.graph.node)
-    try:
-        (logits,) = run_onnxruntime(runnable(source) if qonnx else source, _normalized(images, normalize))
-    except ExportError:
-        raise
-    except Exception as e:  # onnxruntime's errors share no base class
-        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-        raise ExportError(f"{label}: onnxruntime cannot run the source ({reason}); check the file and the samples") from e
-    if not any(isinstance(n, Quantize | Sign) for n in network.nodes):
-        check_reading(network, few(images, network), few(torch.from_numpy(logits), network).numpy(), {})
-    return _Reading(network, images, logits, _pixel_form(network))
-
-
-def _check_kind(network: Network, images: Tensor) -> None:
-    wanted = torch.uint8 if network.pixels else torch.float32
-    if images.dtype != wanted:
-        remedy = (
-            "give pixels as they are decoded"
-            if network.pixels
-            else "give normalized images, or pixels and their normalization (--mean, --std)"
-        )
-        raise ExportError(f"samples: {images.dtype} given, the network takes {wanted}; {remedy}")
-
-
-def _check_zero_point(module: nn.Module) -> None:
-    for m in module.modules():
-        zero_point = float(m.zero_point) if isinstance(m, PixelInput) else 0.0
-        if zero_point != round(zero_point) or not 0 <= zero_point <= 255:
-            raise ExportError(f"input: the zero point (={zero_point}) must be an integer byte; train with a whole `zero_point`")
-
-
-@torch.no_grad()
-def run_no_grad(run: Callable[[Tensor], Tensor], images: Tensor) -> np.ndarray:
-    """`run` of images without gradients, as an array."""
-    return run(images).numpy()
-
-
-def _batches(run: Callable[[Tensor], Tensor], images: Tensor) -> np.ndarray:
-    try:
-        return np.concatenate([run_no_grad(run, part) for part in images.split(BATCH)]).reshape(len(images), -1)
-    except RuntimeError as e:  # torch: the images do not fit the module
-        raise ExportError(f"samples: {list(images.shape)} do not fit the network ({str(e).splitlines()[0]})") from e
-
-
-def _pixel_form(network: Network) -> tuple[list[float], list[float]] | None:
-    for node in network.nodes:
-        if isinstance(node, Normalize):
-            return node.mean.tolist(), node.std.tolist()
-    return None
-
-
 def _write(network: Network, form: Form) -> tuple[onnx.ModelProto, dict[str, Written]]:
     if form in ("packed", "inlined"):
         file, written = write_packed(network)
@@ -378,7 +270,7 @@ def _origin(network: Network, metadata: Mapping[str, Any]) -> Origin:
 
 
 def _metadata(
-    file: onnx.ModelProto, network: Network, origin: Origin, reading: _Reading, verification: Verification
+    file: onnx.ModelProto, network: Network, origin: Origin, reading: Read, verification: Verification
 ) -> dict[str, str]:
     channels, *size = network.input_shape
     pixels: dict[str, Any] = {"size": size, "channels": channels}

@@ -5,15 +5,16 @@ within bounds, through a short list of operators. QONNX (https://github.com/fast
 `BipolarQuant` of domain `qonnx.custom_op.general`: on a constant they make an integer weight, elsewhere a quantizer.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
+from onnx import helper
 
+from bitplane.export.constants import FOLDABLE, Constants
 from bitplane.export.errors import ExportError
 from bitplane.export.network import (
     INPUT,
@@ -29,30 +30,11 @@ from bitplane.export.network import (
     Quantize,
     Relu,
     Sign,
-    Weight,
-    integer_weight,
 )
 from bitplane.export.qonnx import QONNX_DOMAINS
 from bitplane.export.reading import Normalization, Reading
 from bitplane.runtime import format as fmt
 from bitplane.runtime.model import MAX_ELEMENTS
-
-LEVEL_SETS = {"binary": (-1, 1), "ternary": (-1, 0, 1), "quaternary": (-10, -3, 3, 10)}
-FOLDABLE = (
-    "Identity",
-    "Transpose",
-    "Reshape",
-    "Unsqueeze",
-    "Squeeze",
-    "Concat",
-    "Cast",
-    "Mul",
-    "Div",
-    "Add",
-    "Sub",
-    "Neg",
-    "Sqrt",
-)
 
 
 def read_onnx(
@@ -76,12 +58,6 @@ def read_onnx(
     return _Reader(model, label, input_shape, normalize).read()
 
 
-def level_set(integers: NDArray[np.generic]) -> str:
-    """The smallest level set that holds all integers: "binary", "ternary", "quaternary" or "int8"."""
-    found = set(np.unique(integers).tolist())
-    return next((name for name, levels in LEVEL_SETS.items() if found <= set(levels)), "int8")
-
-
 class _Reader:
     def __init__(
         self,
@@ -95,8 +71,7 @@ class _Reader:
             raise ExportError(f"{label}: has model-local functions; export from the network it was made from")
         self.model = _at_opset(model, label)
         graph = self.model.graph
-        self.constants: dict[str, NDArray[Any]] = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
-        self.weights: dict[str, Weight] = {}  # quantized constants; `unit` is along the axis it had
+        self.constants = Constants(self.model, label)
         self.padded: dict[str, tuple[str, tuple[int, int, int, int], float]] = {}
         inputs = [i for i in graph.input if i.name not in self.constants]
         if len(inputs) != 1 or len(graph.output) != 1:
@@ -144,8 +119,8 @@ class _Reader:
 
     def _node(self, node: onnx.NodeProto) -> None:
         present = [i for i in node.input if i]
-        if all(i in self.constants or i in self.weights for i in present):
-            self._constant(node)
+        if all(i in self.constants for i in present):
+            self.constants.fold(node)
             return
         domain = "qonnx" if node.domain in QONNX_DOMAINS else node.domain
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
@@ -155,111 +130,6 @@ class _Reader:
             out = self._keep(node)
         self.values[node.output[0]] = out
 
-    def _constant(self, node: onnx.NodeProto) -> None:
-        output = node.output[0]
-        if node.op_type == "Constant":
-            (attribute,) = node.attribute
-            value = helper.get_attribute_value(attribute)
-            self.constants[output] = numpy_helper.to_array(value) if attribute.name == "value" else np.asarray(value)
-            return
-        if node.domain in QONNX_DOMAINS:
-            self.weights[output] = self._quantized_constant(node)
-            return
-        source = self.weights.get(node.input[0]) if node.input else None
-        if source is not None and node.op_type == "Transpose" and source.values.ndim == 2:
-            assert source.integers is not None
-            assert source.unit is not None
-            self.weights[output] = Weight(source.values.T, source.integers.T, source.unit.T, source.levels)
-            return
-        if source is not None and node.op_type == "Identity":
-            self.weights[output] = source
-            return
-        if node.op_type not in FOLDABLE or node.domain not in ("", "ai.onnx"):
-            raise ExportError(
-                f"{self.label}: node '{node.name}' ({node.op_type}) of constants is not folded; simplify the file first"
-            )
-        values = [self._array(i) for i in node.input]
-        total = (
-            sum(v.size for v in values)
-            if node.op_type == "Concat"
-            else int(np.prod(np.broadcast_shapes(*(v.shape for v in values)), dtype=object))
-            if node.op_type in ("Mul", "Div", "Add", "Sub")
-            else max(v.size for v in values)
-        )
-        if total > MAX_ELEMENTS:
-            raise ExportError(
-                f"{self.label}: node '{node.name}' ({node.op_type}) would make {total} constants; simplify the file first"
-            )
-        self.constants[output] = _run_node(node, values, self.model)
-
-    def _array(self, name: str) -> NDArray[Any]:
-        if name in self.weights:
-            return self.weights[name].values
-        if name not in self.constants:
-            raise ExportError(
-                f"{self.label}: '{name}' is not a constant; only convolutions of constant weights can be exported"
-            )
-        return self.constants[name]
-
-    def _scalar(self, name: str, node: onnx.NodeProto) -> float:
-        value = self._array(name)
-        if value.size != 1:
-            raise ExportError(
-                f"{self.label}: node '{node.name}' ({node.op_type}): '{name}' has {value.size} values, expected one"
-            )
-        return float(value.reshape(()))
-
-    def _quantized_constant(self, node: onnx.NodeProto) -> Weight:
-        """Quant or BipolarQuant of a constant: integers and unit, both broadcastable, unit kept in the shape it has."""
-        value = self._array(node.input[0]).astype(np.float64)
-        scale = self._array(node.input[1]).astype(np.float64)
-        if node.op_type == "BipolarQuant":
-            integers = np.where(value >= 0, 1, -1).astype(np.int8)
-        else:
-            low, high = self._range(node)
-            if low < -128 or high > 127 or self._scalar(node.input[2], node) != 0:
-                raise ExportError(
-                    f"{self.label}: node '{node.name}': weights of more than 8 bits or with a zero point are not supported"
-                )
-            # QONNX divides in float32; halves go to even.
-            units = value.astype(np.float32) / scale.astype(np.float32)
-            integers = np.clip(np.rint(units), low, high).astype(np.int8)
-        return Weight(
-            integers * scale,
-            integers,
-            np.broadcast_to(scale, value.shape) if scale.size > 1 else scale.reshape([1] * value.ndim),
-            "",
-        )
-
-    def _range(self, node: onnx.NodeProto) -> tuple[int, int]:
-        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        mode = attributes.get("rounding_mode", b"ROUND")
-        if mode != b"ROUND":
-            raise ExportError(f"{self.label}: node '{node.name}' rounds by {mode.decode()}; only ROUND is supported")
-        bits = round(self._scalar(node.input[3], node))
-        narrow = int(attributes.get("narrow", 0))
-        if attributes.get("signed", 1):
-            return -(2 ** (bits - 1)) + narrow, 2 ** (bits - 1) - 1
-        return 0, 2**bits - 1 - narrow
-
-    def _weight(self, name: str) -> tuple[Weight | None, Float64]:
-        """A layer's weight; with one unit an output channel (axis 0) where it is quantized so."""
-        if name not in self.weights:
-            return None, self._array(name).astype(np.float64)
-        return self.weights[name], self.weights[name].values
-
-    def _layer_weight(self, name: str, shape: Sequence[int] | None = None, transpose: bool = False) -> Weight:
-        found, values = self._weight(name)
-        values = values.T if transpose else values
-        values = values if shape is None else values.reshape(shape)
-        if found is None or found.integers is None or found.unit is None:
-            return Weight(values)
-        integers, unit = (found.integers.T, found.unit.T) if transpose else (found.integers, found.unit)
-        flat = np.broadcast_to(unit, integers.shape).reshape(len(integers), -1)
-        if (flat != flat[:, :1]).any() or (flat <= 0).any():
-            return Weight(values)  # a scale an input channel: computed in float
-        return integer_weight(integers.reshape(values.shape), flat[:, 0], level_set(integers))
-
     def _source(self, name: str) -> str:
         if name in self.padded:
             raise ExportError(f"{self.label}: a Pad in space is only supported in front of a convolution")
@@ -268,7 +138,7 @@ class _Reader:
         return self.values[name]
 
     def conv(self, node: onnx.NodeProto, a: dict[str, Any]) -> str | None:
-        weight = self._layer_weight(node.input[1])
+        weight = self.constants.layer_weight(node.input[1])
         if weight.values.ndim != 4 or any(d != 1 for d in a.get("dilations", ())) or a.get("auto_pad", b"NOTSET") != b"NOTSET":
             return None
         source, pads, pad_value = self.padded.get(node.input[0], (None, (0, 0, 0, 0), 0.0))
@@ -276,7 +146,7 @@ class _Reader:
         if source is not None and any(own):
             raise ExportError(f"{self.label}: node '{node.name}' pads what a Pad has padded; merge the two")
         o = weight.shape[0]
-        bias = self._array(node.input[2]).astype(np.float64) if len(node.input) > 2 and node.input[2] else np.zeros(o)
+        bias = self.constants.array(node.input[2]).astype(np.float64) if len(node.input) > 2 and node.input[2] else np.zeros(o)
         x = source or self._source(node.input[0])
         final = pads if source is not None else own
         strides = tuple(a.get("strides", (1, 1)))
@@ -298,22 +168,21 @@ class _Reader:
 
     def _dense(self, node: onnx.NodeProto, x: str, transpose: bool, bias_name: str) -> str:
         shape = self.reading.shapes[x]
-        _, values = self._weight(node.input[1])
+        values = self.constants.array(node.input[1])
         rows = values.T if transpose else values
         if rows.shape[1] != int(np.prod(shape)):
             raise ExportError(
                 f"{self.label}: node '{node.name}' takes {rows.shape[1]} features, its input has shape {list(shape)}"
             )
-        weight = self._layer_weight(node.input[1], (len(rows), *shape), transpose)
-        bias = (
-            np.zeros(len(rows)) if not bias_name else np.broadcast_to(self._array(bias_name).astype(np.float64), (len(rows),))
-        )
+        weight = self.constants.layer_weight(node.input[1], (len(rows), *shape), transpose)
+        given = self.constants.array(bias_name).astype(np.float64) if bias_name else np.zeros(1)
+        bias = np.broadcast_to(given, (len(rows),))
         out = self.reading.add(Conv(_name(node), x, weight, bias, dense=True))
         self.reading.flat.add(out)
         return out
 
     def batch_norm(self, node: onnx.NodeProto, a: dict[str, Any]) -> str:
-        gamma, beta, mean, variance = (self._array(i).astype(np.float64) for i in node.input[1:5])
+        gamma, beta, mean, variance = (self.constants.array(i).astype(np.float64) for i in node.input[1:5])
         factor = gamma / np.sqrt(variance + a.get("epsilon", 1e-5))
         return self._affine(_name(node), self._source(node.input[0]), factor, beta - mean * factor)
 
@@ -321,7 +190,7 @@ class _Reader:
         return self.reading.add(Relu(_name(node), self._source(node.input[0])))
 
     def clip(self, node: onnx.NodeProto, a: dict[str, Any]) -> str | None:
-        low = self._array(node.input[1]) if len(node.input) > 1 and node.input[1] else None
+        low = self.constants.array(node.input[1]) if len(node.input) > 1 and node.input[1] else None
         if low is None or low.size != 1 or float(low.reshape(())) != 0 or (len(node.input) > 2 and node.input[2]):
             return None
         return self.relu(node, a)
@@ -344,7 +213,7 @@ class _Reader:
             same = self.reading.shapes[x] == self.reading.shapes[y]
             return self.reading.add(Add(_name(node), x, y)) if node.op_type == "Add" and same else None
         swapped = first not in self.values
-        constant, x = self._array(first if swapped else second), self._source(second if swapped else first)
+        constant, x = self.constants.array(first if swapped else second), self._source(second if swapped else first)
         per_channel = self._per_channel(constant, x)
         if per_channel is None or (swapped and node.op_type == "Div"):
             return None
@@ -390,7 +259,7 @@ class _Reader:
         return self.reading.add(GlobalAveragePool(_name(node), x)) if whole else None
 
     def reduce_mean(self, node: onnx.NodeProto, a: dict[str, Any]) -> str | None:
-        axes = self._array(node.input[1]).tolist() if len(node.input) > 1 else a.get("axes", [])
+        axes = self.constants.array(node.input[1]).tolist() if len(node.input) > 1 else a.get("axes", [])
         x = self._source(node.input[0])
         if sorted(i % 4 for i in axes) != [2, 3] or len(self.reading.shapes[x]) != 3:
             return None
@@ -405,10 +274,10 @@ class _Reader:
             whole = a.get("axis", 1) == 1
         elif node.op_type == "Reshape":
             size = int(np.prod(self.reading.shapes[x]))
-            target = self._array(node.input[1]).tolist()
+            target = self.constants.array(node.input[1]).tolist()
             whole = len(target) == 2 and target[1] in (-1, size) and (target[0] in (-1, 0, 1))
         else:
-            axes = self._array(node.input[1]).tolist() if len(node.input) > 1 else a.get("axes", [2, 3])
+            axes = self.constants.array(node.input[1]).tolist() if len(node.input) > 1 else a.get("axes", [2, 3])
             whole = sorted(i % 4 for i in axes) == [2, 3]
         if not whole or len(self.reading.shapes[x]) != 3:
             return None
@@ -416,8 +285,8 @@ class _Reader:
         return x
 
     def pad(self, node: onnx.NodeProto, a: dict[str, Any]) -> str | None:
-        x, pads = self._source(node.input[0]), self._array(node.input[1]).tolist()
-        value = self._scalar(node.input[2], node) if len(node.input) > 2 and node.input[2] else 0.0
+        x, pads = self._source(node.input[0]), self.constants.array(node.input[1]).tolist()
+        value = self.constants.scalar(node.input[2], node) if len(node.input) > 2 and node.input[2] else 0.0
         if a.get("mode", b"constant") != b"constant" or len(pads) != 8 or min(pads) < 0 or pads[0] or pads[4]:
             return None
         top, left, bottom, right = pads[2], pads[3], pads[6], pads[7]
@@ -432,7 +301,9 @@ class _Reader:
         return x
 
     def slice(self, node: onnx.NodeProto, a: dict[str, Any]) -> str | None:
-        starts, ends, axes, steps = (self._array(i).tolist() for i in (*node.input[1:], *[""] * (5 - len(node.input))) if i)
+        if len(node.input) < 5 or not all(node.input):
+            return None
+        starts, ends, axes, steps = (self.constants.array(i).tolist() for i in node.input[1:])
         x = self._source(node.input[0])
         shape = self.reading.shapes[x]
         if len(shape) != 3 or any(starts) or any(e < shape[i % 4 - 1] for e, i in zip(ends, axes, strict=True) if i % 4):
@@ -443,12 +314,12 @@ class _Reader:
         return self.reading.pad_shortcut(_name(node), x, (by.get(2, 1), by.get(3, 1)), 0, 0)
 
     def quant(self, node: onnx.NodeProto, a: dict[str, Any]) -> str:
-        step, zero = self._array(node.input[1]), self._scalar(node.input[2], node)
+        step, zero = self.constants.array(node.input[1]), self.constants.scalar(node.input[2], node)
         if step.size != 1 or zero != 0:
             raise ExportError(
                 f"{self.label}: node '{node.name}': activations with a scale a channel or a zero point are not supported"
             )
-        low, high = self._range(node)
+        low, high = self.constants.code_range(node)
         x = self._source(node.input[0])
         producer = next((n for n in self.reading.nodes if n.name == x), None)
         if (
@@ -463,7 +334,7 @@ class _Reader:
         return self.reading.add(Quantize(_name(node), x, float(np.float32(step.reshape(()))), high, low))
 
     def bipolar(self, node: onnx.NodeProto, a: dict[str, Any]) -> str:
-        return self.reading.add(Sign(_name(node), self._source(node.input[0]), self._scalar(node.input[1], node)))
+        return self.reading.add(Sign(_name(node), self._source(node.input[0]), self.constants.scalar(node.input[1], node)))
 
     def _keep(self, node: onnx.NodeProto) -> str:
         if node.domain not in ("", "ai.onnx") or len(node.output) != 1:
@@ -473,6 +344,10 @@ class _Reader:
                 " of one output, and QONNX's Quant and BipolarQuant"
             )
         shape = self.shapes.get(node.output[0], ())
+        if math.prod(shape) > MAX_ELEMENTS:
+            raise ExportError(
+                f"{self.label}: node '{node.name}' ({node.op_type}) makes a value of shape {list(shape)}, too large"
+            )
         if not shape or min(shape[1:], default=1) < 1:
             raise ExportError(f"{self.label}: node '{node.name}' ({node.op_type}): its output's shape cannot be inferred")
         constants: dict[str, NDArray[Any]] = {}
@@ -483,7 +358,7 @@ class _Reader:
             elif name in self.values:
                 inputs.append(self.reading.spread(self._source(name)))
             else:
-                constants[f"{_name(node)}.{len(inputs)}"] = self._array(name)
+                constants[f"{_name(node)}.{len(inputs)}"] = self.constants.array(name)
                 inputs.append(f"{_name(node)}.{len(inputs)}")
         return self.reading.add(Kept(_name(node), tuple(inputs), node, constants, tuple(shape[1:])))
 
@@ -534,20 +409,3 @@ def _at_opset(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
         raise ExportError(
             f"{label}: opset {version} cannot be converted to {fmt.OPSET_VERSION}; export it with that opset"
         ) from e
-
-
-def _run_node(node: onnx.NodeProto, values: list[NDArray[Any]], model: onnx.ModelProto) -> NDArray[Any]:
-    names = [f"i{k}" for k in range(len(values))]
-    proto = onnx.NodeProto()
-    proto.CopyFrom(node)
-    del proto.input[:], proto.output[:]
-    proto.input.extend(names)
-    proto.output.append("y")
-    infos = [
-        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
-        for n, v in zip(names, values, strict=True)
-    ]
-    graph = helper.make_graph([proto], "constant", infos, [helper.make_tensor_value_info("y", 0, None)])
-    alone = helper.make_model(graph, opset_imports=[o for o in model.opset_import if o.domain in ("", "ai.onnx")])
-    (result,) = cast("list[NDArray[Any]]", ReferenceEvaluator(alone).run(None, dict(zip(names, values, strict=True))))
-    return np.asarray(result)

@@ -1,0 +1,205 @@
+"""The constants of an ONNX model: initializers, what a short list of operators makes of them, and QONNX's quantized weights."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from bitplane.export.errors import ExportError
+from bitplane.export.network import Float64, Weight, integer_weight
+from bitplane.export.qonnx import QONNX_DOMAINS
+from bitplane.runtime.model import MAX_ELEMENTS
+from bitplane.train.levels import LEVEL_SETS
+
+FOLDABLE = (
+    "Identity",
+    "Transpose",
+    "Reshape",
+    "Unsqueeze",
+    "Squeeze",
+    "Concat",
+    "Cast",
+    "Mul",
+    "Div",
+    "Add",
+    "Sub",
+    "Neg",
+    "Sqrt",
+)
+
+
+def level_set(integers: NDArray[np.generic]) -> str:
+    """The smallest level set that holds all integers: "binary", "ternary", "quaternary" or "int8"."""
+    found = set(np.unique(integers).tolist())
+    return next((name for name, levels in LEVEL_SETS.items() if found <= set(levels.integers)), "int8")
+
+
+class Constants:
+    """Constants by name; `in` tells whether a name is one.
+
+    Attributes:
+        arrays: plain ones.
+        weights: those that a `Quant` or `BipolarQuant` made; `unit` broadcasts against them.
+    """
+
+    def __init__(self, model: onnx.ModelProto, label: str) -> None:
+        self.label = label
+        self.opsets = [o for o in model.opset_import if o.domain in ("", "ai.onnx")]
+        self.arrays: dict[str, NDArray[Any]] = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+        self.weights: dict[str, Weight] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.arrays or name in self.weights
+
+    def fold(self, node: onnx.NodeProto) -> None:
+        """Compute a node of constants.
+
+        Raises:
+            ExportError: its operator is not folded, or its result would be too large.
+        """
+        output = node.output[0]
+        if node.op_type == "Constant":
+            (attribute,) = node.attribute
+            value = helper.get_attribute_value(attribute)
+            self.arrays[output] = numpy_helper.to_array(value) if attribute.name == "value" else np.asarray(value)
+            return
+        if node.domain in QONNX_DOMAINS:
+            self.weights[output] = self._quantized_constant(node)
+            return
+        source = self.weights.get(node.input[0]) if node.input else None
+        if source is not None and node.op_type == "Transpose" and source.values.ndim == 2:
+            assert source.integers is not None
+            assert source.unit is not None
+            self.weights[output] = Weight(source.values.T, source.integers.T, source.unit.T, source.levels)
+            return
+        if source is not None and node.op_type == "Identity":
+            self.weights[output] = source
+            return
+        if node.op_type not in FOLDABLE or node.domain not in ("", "ai.onnx"):
+            raise ExportError(
+                f"{self.label}: node '{node.name}' ({node.op_type}) of constants is not folded; simplify the file first"
+            )
+        values = [self.array(i) for i in node.input]
+        total = (
+            sum(v.size for v in values)
+            if node.op_type == "Concat"
+            else int(np.prod(np.broadcast_shapes(*(v.shape for v in values)), dtype=object))
+            if node.op_type in ("Mul", "Div", "Add", "Sub")
+            else max(v.size for v in values)
+        )
+        if total > MAX_ELEMENTS:
+            raise ExportError(
+                f"{self.label}: node '{node.name}' ({node.op_type}) would make {total} constants; simplify the file first"
+            )
+        self.arrays[output] = _run_node(node, values, self.opsets)
+
+    def array(self, name: str) -> NDArray[Any]:
+        """A constant's values.
+
+        Raises:
+            ExportError: it is none.
+        """
+        if name in self.weights:
+            return self.weights[name].values
+        if name not in self.arrays:
+            raise ExportError(
+                f"{self.label}: '{name}' is not a constant; only convolutions of constant weights can be exported"
+            )
+        return self.arrays[name]
+
+    def scalar(self, name: str, node: onnx.NodeProto) -> float:
+        """A constant of one element, which `node` reads.
+
+        Raises:
+            ExportError: it has more.
+        """
+        value = self.array(name)
+        if value.size != 1:
+            raise ExportError(
+                f"{self.label}: node '{node.name}' ({node.op_type}): '{name}' has {value.size} values, expected one"
+            )
+        return float(value.reshape(()))
+
+    def _quantized_constant(self, node: onnx.NodeProto) -> Weight:
+        """Quant or BipolarQuant of a constant: integers and unit, both broadcastable, unit kept in the shape it has."""
+        value = self.array(node.input[0]).astype(np.float64)
+        scale = self.array(node.input[1]).astype(np.float64)
+        if node.op_type == "BipolarQuant":
+            integers = np.where(value >= 0, 1, -1).astype(np.int8)
+        else:
+            low, high = self.code_range(node)
+            if low < -128 or high > 127 or self.scalar(node.input[2], node) != 0:
+                raise ExportError(
+                    f"{self.label}: node '{node.name}': weights of more than 8 bits or with a zero point are not supported"
+                )
+            # QONNX divides in float32; halves go to even.
+            units = value.astype(np.float32) / scale.astype(np.float32)
+            integers = np.clip(np.rint(units), low, high).astype(np.int8)
+        return Weight(
+            integers * scale,
+            integers,
+            np.broadcast_to(scale, value.shape) if scale.size > 1 else scale.reshape([1] * value.ndim),
+            "",
+        )
+
+    def code_range(self, node: onnx.NodeProto) -> tuple[int, int]:
+        """Smallest and largest integer of a `Quant` node.
+
+        Raises:
+            ExportError: it rounds by another mode than ROUND.
+        """
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        mode = attributes.get("rounding_mode", b"ROUND")
+        if mode != b"ROUND":
+            raise ExportError(f"{self.label}: node '{node.name}' rounds by {mode.decode()}; only ROUND is supported")
+        bits = round(self.scalar(node.input[3], node))
+        narrow = int(attributes.get("narrow", 0))
+        if attributes.get("signed", 1):
+            return -(2 ** (bits - 1)) + narrow, 2 ** (bits - 1) - 1
+        return 0, 2**bits - 1 - narrow
+
+    def _weight(self, name: str) -> tuple[Weight | None, Float64]:
+        """A layer's weight; with one unit an output channel (axis 0) where it is quantized so."""
+        if name not in self.weights:
+            return None, self.array(name).astype(np.float64)
+        return self.weights[name], self.weights[name].values
+
+    def layer_weight(self, name: str, shape: Sequence[int] | None = None, transpose: bool = False) -> Weight:
+        """A layer's weight, with one unit an output channel (axis 0) where it is quantized so.
+
+        Args:
+            name: of the constant.
+            shape: [O, C, kh, kw] to view it in.
+            transpose: whether it is stored as [C, O].
+        """
+        found, values = self._weight(name)
+        values = values.T if transpose else values
+        values = values if shape is None else values.reshape(shape)
+        if found is None or found.integers is None or found.unit is None:
+            return Weight(values)
+        integers, unit = (found.integers.T, found.unit.T) if transpose else (found.integers, found.unit)
+        flat = np.broadcast_to(unit, integers.shape).reshape(len(integers), -1)
+        if (flat != flat[:, :1]).any() or (flat <= 0).any():
+            return Weight(values)  # a scale an input channel: computed in float
+        return integer_weight(integers.reshape(values.shape), flat[:, 0], level_set(integers))
+
+
+def _run_node(node: onnx.NodeProto, values: list[NDArray[Any]], opsets: Sequence[onnx.OperatorSetIdProto]) -> NDArray[Any]:
+    names = [f"i{k}" for k in range(len(values))]
+    proto = onnx.NodeProto()
+    proto.CopyFrom(node)
+    del proto.input[:], proto.output[:]
+    proto.input.extend(names)
+    proto.output.append("y")
+    infos = [
+        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
+        for n, v in zip(names, values, strict=True)
+    ]
+    graph = helper.make_graph([proto], "constant", infos, [helper.make_tensor_value_info("y", 0, None)])
+    alone = helper.make_model(graph, opset_imports=list(opsets))
+    (result,) = cast("list[NDArray[Any]]", ReferenceEvaluator(alone).run(None, dict(zip(names, values, strict=True))))
+    return np.asarray(result)

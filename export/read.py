@@ -1,0 +1,140 @@
+"""A source in memory to a checked network, with what the source makes of the images."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from bitplane.export.errors import ExportError
+from bitplane.export.fold import fold_affine
+from bitplane.export.network import Network, Normalize, Quantize, Sign
+from bitplane.export.qonnx import QONNX_DOMAINS, runnable
+from bitplane.export.read_onnx import read_onnx
+from bitplane.export.read_torch import quantizer_outputs, read_torch
+from bitplane.export.reading import Normalization
+from bitplane.export.verify import BATCH, check_reading, few, run_onnxruntime
+from bitplane.train.layers import PixelInput
+
+
+@dataclass(frozen=True)
+class Read:
+    """A source as read: its folded network, the images as the file takes them, and what the source makes of them."""
+
+    network: Network
+    images: Tensor
+    logits: np.ndarray
+    normalize: tuple[list[float], list[float]] | None
+
+
+def check_samples(images: Tensor) -> None:
+    """Refuse what is not [N, C, H, W] of pixels or finite floats.
+
+    Raises:
+        ExportError: it is not.
+    """
+    if images.dim() != 4 or not images.numel() or images.dtype not in (torch.uint8, torch.float32):
+        raise ExportError(
+            f"samples: {images.dtype} {list(images.shape)} given; they must be uint8 pixels or float32, [N, C, H, W] with N > 0"
+        )
+    if images.dtype == torch.float32 and not torch.isfinite(images).all():
+        raise ExportError("samples: contain NaN or infinity; give real images")
+
+
+def read(source: nn.Module | onnx.ModelProto, images: Tensor, normalize: Normalization | None) -> Read:
+    """Read a source and check the reading against it.
+
+    Args:
+        source: a torch module or an ONNX model; not modified.
+        images: uint8 or float32 [N, C, H, W].
+        normalize: mean and std in pixels, where the source takes normalized floats and the file is to take pixels.
+
+    Raises:
+        ExportError: the source cannot be read, does not fit the images, or the reading computes something else.
+    """
+    if isinstance(source, onnx.ModelProto):
+        return _read_onnx(source, images, normalize)
+    module = copy.deepcopy(source).cpu().float().eval()
+    shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
+    channels = getattr(getattr(module, "config", None), "channels", shape[0])
+    if channels != shape[0]:
+        raise ExportError(f"samples: {list(images.shape)} given; the network takes {channels} channels")
+    _check_zero_point(module)
+    network = fold_affine(read_torch(module, shape, normalize))
+    _check_kind(network, images)
+
+    def run(x: Tensor) -> Tensor:
+        return module(_normalized(x, normalize))
+
+    logits = _batches(run, images)
+    checked = few(images, network)
+    values = quantizer_outputs(module, lambda: run(checked))
+    check_reading(network, checked, _without_gradients(run, checked), values)
+    return Read(network, images, logits, pixel_form(network))
+
+
+def _normalized(images: Tensor, normalize: Normalization | None) -> Tensor:
+    if normalize is None:
+        return images
+    mean, std = (torch.as_tensor(v, dtype=torch.float32).reshape(-1, 1, 1) for v in normalize)
+    return (images.float() - mean) / std
+
+
+def _read_onnx(source: onnx.ModelProto, images: Tensor, normalize: Normalization | None) -> Read:
+    label = source.graph.name or "model"
+    shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
+    network = fold_affine(read_onnx(source, label, shape, normalize))
+    _check_kind(network, images)
+    qonnx = any(n.domain in QONNX_DOMAINS for n in source.graph.node)
+    try:
+        (logits,) = run_onnxruntime(runnable(source) if qonnx else source, _normalized(images, normalize))
+    except ExportError:
+        raise
+    except Exception as e:  # onnxruntime's errors share no base class
+        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+        raise ExportError(f"{label}: onnxruntime cannot run the source ({reason}); check the file and the samples") from e
+    if not any(isinstance(n, Quantize | Sign) for n in network.nodes):
+        check_reading(network, few(images, network), few(torch.from_numpy(logits), network).numpy(), {})
+    return Read(network, images, logits, pixel_form(network))
+
+
+def _check_kind(network: Network, images: Tensor) -> None:
+    wanted = torch.uint8 if network.pixels else torch.float32
+    if images.dtype != wanted:
+        remedy = (
+            "give pixels as they are decoded"
+            if network.pixels
+            else "give normalized images, or pixels and their normalization (--mean, --std)"
+        )
+        raise ExportError(f"samples: {images.dtype} given, the network takes {wanted}; {remedy}")
+
+
+def _check_zero_point(module: nn.Module) -> None:
+    for m in module.modules():
+        zero_point = float(m.zero_point) if isinstance(m, PixelInput) else 0.0
+        if zero_point != round(zero_point) or not 0 <= zero_point <= 255:
+            raise ExportError(f"input: the zero point (={zero_point}) must be an integer byte; train with a whole `zero_point`")
+
+
+@torch.no_grad()
+def _without_gradients(run: Callable[[Tensor], Tensor], images: Tensor) -> np.ndarray:
+    """`run` of images without gradients, as an array."""
+    return run(images).numpy()
+
+
+def _batches(run: Callable[[Tensor], Tensor], images: Tensor) -> np.ndarray:
+    try:
+        return np.concatenate([_without_gradients(run, part) for part in images.split(BATCH)]).reshape(len(images), -1)
+    except RuntimeError as e:  # torch: the images do not fit the module
+        raise ExportError(f"samples: {list(images.shape)} do not fit the network ({str(e).splitlines()[0]})") from e
+
+
+def pixel_form(network: Network) -> tuple[list[float], list[float]] | None:
+    """Mean and standard deviation in pixels, one a channel, of a network that reads pixels."""
+    for node in network.nodes:
+        if isinstance(node, Normalize):
+            return node.mean.tolist(), node.std.tolist()
+    return None
