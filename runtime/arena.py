@@ -40,7 +40,7 @@ class Constants:
 
 @dataclass(frozen=True)
 class CodesLayout:
-    """Bit-planes [plane][H + 2 halo][W + 2 halo][words] of codes.
+    """Bit-planes [plane][H + 2 halo][W + 2 halo][words] of codes; bytes [H + 2 halo][W + 2 halo][words] where a word is a code.
 
     Attributes:
         channels: channels.

@@ -11,7 +11,7 @@ from bitplane.runtime import format as fmt
 from bitplane.runtime.kernels import fields as f
 from bitplane.runtime.kernels.walker import run_plan
 from bitplane.runtime.model import Conv, Model, Quantizer, Tensor
-from bitplane.runtime.plan import make_plan
+from bitplane.runtime.plan import BYTE, make_plan
 
 OPERATORS = {"binary": fmt.BINARY_CONV, "ternary": fmt.TERNARY_CONV, "quaternary": fmt.QUATERNARY_CONV}
 
@@ -62,10 +62,12 @@ def make_layer(
         out_channels: output channels; `channels` by default.
         kernel: kernel size; padding is kernel // 2.
         stride: stride.
-        bits: activation bits in.
+        bits: activation bits in: 1, 2 or 4.
         out_bits: activation bits out.
         seed: of the random numbers.
     """
+    if bits == BYTE:
+        raise ValueError("layers of 8-bit codes are not popcount layers")
     rng = np.random.default_rng(seed)
     o, k = out_channels or channels, kernel * kernel * channels
     out = (size + 2 * (kernel // 2) - kernel) // stride + 1

@@ -27,6 +27,7 @@ from bitplane.runtime.model import (
 )
 from bitplane.runtime.packing import (
     BLOCK,
+    byte_words,
     float_levels,
     integer_levels,
     lane_words,
@@ -39,6 +40,9 @@ from bitplane.runtime.packing import (
 
 MAX_BYTES = 1 << 32
 """Most bytes of constants and of one arena; a model that asks for more is refused before either is allocated."""
+
+BYTE = 8
+"""Activation bits whose codes are stored as bytes: from here on a dot product of bytes beats a popcount a plane."""
 
 KINDS: dict[str, Kind] = {
     fmt.PIXEL_CONV: "dot",
@@ -165,8 +169,10 @@ class _Planner:
         tensor = self.model.tensors[name]
         readers = [n for n in self.model.nodes if isinstance(n, Conv) and n.source == name]
         channels, height, width = tensor.shape
-        sums = max((n.weight_shape[1] * n.weight_shape[2] * channels * (2**tensor.bits - 1) for n in readers), default=0)
         halo = max((p for n in readers for p in n.pads), default=0)
+        if tensor.bits == BYTE:
+            return CodesLayout(BYTE * pad_channels(channels), height, width, 1, halo, BYTE)
+        sums = max((n.weight_shape[1] * n.weight_shape[2] * channels * (2**tensor.bits - 1) for n in readers), default=0)
         return CodesLayout(channels, height, width, tensor.bits, halo, word_bits(channels, sums))
 
     def _take(self, name: str) -> None:
@@ -221,14 +227,19 @@ class _Planner:
             layout, at = self._image(conv)
             bits, words, top, planes = 32, -(-kw * c // 4), 1, 1
             plane, taps = 0, 0
+        elif self.model.tensors[conv.source].bits == BYTE:
+            layout, at = self.codes[conv.source]
+            bits, words, top, planes = 32, kw * layout.pixel // 4, 255, 1
+            plane, taps = 0, 0
         else:
             layout, at = self.codes[conv.source]
             bits, planes = layout.bits, layout.planes
             words, top, plane = kw * layout.words, 2**planes - 1, layout.plane
             taps = kh if kh == kw == words and conv.strides[1] == 1 else 0
-        weights = lane_words(conv, bits)
-        rows, kind = weights[0].shape[0], KINDS[conv.op]
-        quaternary = conv.op == fmt.QUATERNARY_CONV
+        is_dot = plane == 0
+        weights = byte_words(conv, layout.pixel) if is_dot and conv.pixel_weight is None else lane_words(conv, bits)
+        rows, kind = weights[0].shape[0], "dot" if is_dot else KINDS[conv.op]
+        quaternary = conv.op == fmt.QUATERNARY_CONV and not is_dot
         index = choose_tile(kind, bits, rows, width, taps, 2 * BLOCK if quaternary else BLOCK)
         tile = TILES[index]
         packed = pack_weights(weights, tile)
@@ -243,10 +254,10 @@ class _Planner:
         row[f.SRC_KIND] = f.FROM_PLANE_PAIRS if quaternary else f.FROM_ACCUMULATORS
         row[f.VECTORS] = tile.group // BLOCK // (2 if quaternary else 1)
         quantizer = step.quantizer
-        name = {fmt.PIXEL_CONV: "dot u8s8", fmt.QUATERNARY_CONV: "popcount quaternary"}.get(conv.op, f"popcount {kind}")
-        name += f" x{planes}b" if plane else ""
+        name = "dot u8s8" if is_dot else f"popcount {'quaternary' if quaternary else kind} x{planes}b"
         if (
-            conv.op in (fmt.BINARY_CONV, fmt.TERNARY_CONV)
+            not is_dot
+            and conv.op in (fmt.BINARY_CONV, fmt.TERNARY_CONV)
             and quantizer is not None
             and quantizer.bits <= 2
             and step.residual is None
@@ -258,7 +269,8 @@ class _Planner:
             self._codes_out(row, quantizer.output)
             self.kernels.append((conv.name, f"{name}, {tile}, threshold epilogue"))
             return
-        row[f.OFFSET] = self.constants.add(offsets(conv, top))
+        signed = is_dot and conv.pixel_weight is None  # the weights themselves, nothing to subtract
+        row[f.OFFSET] = self.constants.add(np.zeros(pad_channels(o), np.int32) if signed else offsets(conv, top))
         for column, values in ((f.SCALE, conv.scale), (f.BIAS, conv.bias)):
             wide = np.zeros(pad_channels(o), np.float32)
             wide[:o] = values
@@ -356,7 +368,7 @@ class _Planner:
     def _codes_out(self, row: NDArray[np.int64], name: str) -> None:
         layout, at = self.codes[name]
         row[f.CODES], row[f.CODES_PLANE], row[f.CODES_ROW] = at + layout.at(0, 0), layout.plane, layout.row
-        row[f.CODES_PIXEL], row[f.CODES_PLANES] = layout.pixel, layout.planes
+        row[f.CODES_PIXEL], row[f.CODES_PLANES] = layout.pixel, self.model.tensors[name].bits
 
     def _epilogue(self, row: NDArray[np.int64], step: Step, channels: int) -> None:
         row[f.RESIDUAL] = self.zeros
@@ -373,7 +385,7 @@ class _Planner:
     def _quantizer(self, row: NDArray[np.int64], quantizer: Quantizer, channels: int) -> None:
         self._codes_out(row, quantizer.output)
         if quantizer.bits > 2:
-            row[f.QUANT] = f.QUANT_DIVIDE
+            row[f.QUANT] = f.QUANT_BYTES if quantizer.bits == BYTE else f.QUANT_DIVIDE
             row[f.STEP] = self.constants.add(np.array([quantizer.step], np.float32))
             return
         row[f.QUANT] = f.QUANT_ONE if quantizer.bits == 1 else f.QUANT_TWO

@@ -221,7 +221,7 @@ class InferenceSession:
             addresses = memory.ctypes.data, plan.constants.ctypes.data, image.ctypes.data
             run_plan(plan.table, *addresses, 0, logits.ctypes.data, 0, 1, 1, 0)
             for name, (layout, at) in plan.codes.items():
-                out.setdefault(name, []).append(read_codes(memory, layout, at))
+                out.setdefault(name, []).append(read_codes(memory, layout, at, self._model.tensors[name].shape[0]))
             for name, (layout, at) in plan.features.items():
                 channels = self._model.tensors[name].shape[0]
                 out.setdefault(name, []).append(read_features(memory, layout, at, channels))

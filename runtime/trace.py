@@ -6,8 +6,13 @@ from numpy.typing import NDArray
 from bitplane.runtime.arena import CodesLayout, FeaturesLayout
 
 
-def read_codes(memory: NDArray[np.uint8], layout: CodesLayout, at: int) -> NDArray[np.uint8]:
+def read_codes(memory: NDArray[np.uint8], layout: CodesLayout, at: int, channels: int) -> NDArray[np.uint8]:
     """Codes uint8 [C, H, W] of a buffer at byte `at` of an arena."""
+    if layout.bits == 8:
+        high, wide = layout.height + 2 * layout.halo, layout.width + 2 * layout.halo
+        codes = memory[at : at + high * layout.row].reshape(high, wide, layout.pixel)
+        inner = codes[layout.halo : layout.halo + layout.height, layout.halo : layout.halo + layout.width]
+        return inner[:, :, :channels].transpose(2, 0, 1).copy()
     out = np.zeros((layout.channels, layout.height, layout.width), np.uint8)
     high, wide, halo = layout.height + 2 * layout.halo, layout.width + 2 * layout.halo, layout.halo
     for plane in range(layout.planes):

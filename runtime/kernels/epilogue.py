@@ -3,7 +3,8 @@
     f = float32(acc + offset) * scale + bias      multiply then add, each rounded once: no fused multiply-add
     f = f + residual
     f = relu(f)
-    codes: 1 and 2 bits by comparing f with exact float thresholds, 4 and 8 bits by min(max(rint(f / step), 0), 2^A - 1)
+    codes: 1 and 2 bits by comparing f with exact float thresholds, 4 and 8 bits by min(max(rint(f / step), 0), 2^A - 1);
+           8-bit codes are stored as bytes, for the dot product, all others as bit-planes
 
 Channels are handled 16 at a time, all planes of a code packed by compare masks. It equals ONNX's operators bit for bit.
 """
@@ -52,11 +53,14 @@ def _emit_quantize(
         m = [b.bitcast(b.fcmp_ordered(">=", value, level), I16) for level in levels]
         v.store(b, b.xor(b.xor(m[0], m[1]), m[2]), out, 1)
         v.store(b, m[1], b.add(out, plane), 1)
-    elif kind == f.QUANT_DIVIDE:
+    elif kind in (f.QUANT_DIVIDE, f.QUANT_BYTES):
         code = v.rint(b, b.fdiv(value, step))
         zero = v.constant(F32X16, 0.0)
         code = b.select(b.fcmp_ordered(">", code, zero), code, zero)
         code = b.fptosi(b.select(b.fcmp_ordered("<", code, top), code, top), I32X16)
+        if kind == f.QUANT_BYTES:
+            v.store(b, b.trunc(code, ir.VectorType(v.I8, 16)), out, 1)
+            return
         with cgutils.for_range(b, planes, intp=I64) as bit:
             shifted = b.lshr(code, v.splat(b, b.trunc(bit.index, I32), I32X16))
             mask = b.trunc(shifted, ir.VectorType(v.I1, 16))
@@ -95,7 +99,7 @@ def _emit_row(b: Any, source_kind: int, quant_kind: int, a: RowArguments) -> Non
     keep = b.icmp_signed("!=", a.store, i64(0))
     count = {f.QUANT_ONE: 1, f.QUANT_TWO: 3}.get(quant_kind, 0)
     step = top = None
-    if quant_kind == f.QUANT_DIVIDE:
+    if quant_kind in (f.QUANT_DIVIDE, f.QUANT_BYTES):
         step = v.splat(b, v.load(b, a.step, F32, 4), F32X16)
         top = v.splat(b, b.sitofp(b.sub(b.shl(i64(1), a.planes), i64(1)), F32), F32X16)
     width = 2 * BLOCK if source_kind == f.FROM_PLANE_PAIRS else BLOCK
@@ -116,7 +120,8 @@ def _emit_row(b: Any, source_kind: int, quant_kind: int, a: RowArguments) -> Non
             value = b.select(b.fcmp_ordered(">", value, lowest), value, lowest)
             with b.if_then(keep):
                 v.store(b, value, b.add(b.add(a.features, at), b.mul(x, a.features_pixel)), 4)
-            out = b.add(b.add(a.codes, b.mul(block.index, i64(2))), b.mul(x, a.codes_pixel))
+            size = 16 if quant_kind == f.QUANT_BYTES else 2  # bytes of 16 codes in one plane
+            out = b.add(b.add(a.codes, b.mul(block.index, i64(size))), b.mul(x, a.codes_pixel))
             _emit_quantize(b, quant_kind, value, levels, step, top, a.planes, out, a.codes_plane)
 
 
@@ -154,6 +159,7 @@ QUANTS = len(f.QUANTS)
 def run_epilogue(steps, i, arena, constants, group, y, source, source_pixel) -> None:  # noqa: ANN001
     """Finish row `y` of channel group `group` of step `i`; `source` is the address of its accumulators or features."""
     at = group * steps[i, f.VECTORS] * BLOCK
+    code_bytes = 16 if steps[i, f.QUANT] == f.QUANT_BYTES else 2
     _row(
         steps[i, f.SRC_KIND] * QUANTS + steps[i, f.QUANT],
         steps[i, f.WIDTH],
@@ -173,7 +179,7 @@ def run_epilogue(steps, i, arena, constants, group, y, source, source_pixel) -> 
         steps[i, f.LEVELS_STRIDE],
         constants + steps[i, f.STEP],
         steps[i, f.CODES_PLANES],
-        arena + steps[i, f.CODES] + y * steps[i, f.CODES_ROW] + group * steps[i, f.VECTORS] * 2,
+        arena + steps[i, f.CODES] + y * steps[i, f.CODES_ROW] + group * steps[i, f.VECTORS] * code_bytes,
         steps[i, f.CODES_PIXEL],
         steps[i, f.CODES_PLANE],
     )

@@ -84,4 +84,5 @@ QUANT_NONE = 0
 QUANT_ONE = 1  # one float threshold
 QUANT_TWO = 2  # three float thresholds
 QUANT_DIVIDE = 3  # divide by the step and round
-QUANTS = (QUANT_NONE, QUANT_ONE, QUANT_TWO, QUANT_DIVIDE)
+QUANT_BYTES = 4  # the same, one byte a code instead of planes
+QUANTS = (QUANT_NONE, QUANT_ONE, QUANT_TWO, QUANT_DIVIDE, QUANT_BYTES)

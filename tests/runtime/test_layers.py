@@ -87,10 +87,20 @@ def test_every_width_in_every_lane_size(build, check, channels, width):
         )  # fmt: skip
 
 
-def test_eight_bit_codes_that_overflow_16_bit_lanes_use_wider_words(build, check):
+@pytest.mark.parametrize(("bits", "kernel"), [(8, "dot u8s8"), (4, "popcount ternary x4b")])
+def test_eight_bit_codes_run_as_a_dot_product_of_bytes_and_fewer_as_popcounts(build, check, bits, kernel):
     layer = {
-        "kind": "Ternary", "bits": 8, "channels": 16, "out": 16, "kernel": (7, 7), "pads": [3] * 4, "strides": (1, 1),
+        "kind": "Ternary", "bits": bits, "channels": 19, "out": 33, "kernel": (7, 7), "pads": [3] * 4, "strides": (1, 1),
         "size": [9, 9], "unit": True, "after": "none", "next_bits": 8, "keep": False, "seed": 1,
     }  # fmt: skip
     session = check(build(layer), count=1)
-    assert any("x8b, 32-bit lanes" in kernel for kernel in session.kernels().values())
+    assert any(kernel in name for name in session.kernels().values())
+
+
+@pytest.mark.parametrize("kind", ["Binary", "Ternary", "Quaternary"])
+def test_the_largest_sums_of_bytes_do_not_saturate(build, check, kind):
+    layer = {
+        "kind": kind, "bits": 8, "channels": 64, "out": 16, "kernel": (3, 3), "pads": [1] * 4, "strides": (2, 1),
+        "size": [8, 8], "unit": False, "after": "relu", "next_bits": 8, "keep": True, "seed": 2,
+    }  # fmt: skip
+    check(build(layer), count=2)
