@@ -11,7 +11,7 @@ from bitplane.runtime import format as fmt
 from bitplane.runtime.kernels import fields as f
 from bitplane.runtime.kernels.walker import run_plan
 from bitplane.runtime.model import Conv, Model, Quantizer, Tensor
-from bitplane.runtime.plan import BYTE, make_plan
+from bitplane.runtime.plan import BYTES_FROM, make_plan
 
 OPERATORS = {"binary": fmt.BINARY_CONV, "ternary": fmt.TERNARY_CONV, "quaternary": fmt.QUATERNARY_CONV}
 
@@ -66,8 +66,8 @@ def make_layer(
         out_bits: activation bits out.
         seed: of the random numbers.
     """
-    if bits == BYTE:
-        raise ValueError("layers of 8-bit codes are not popcount layers")
+    if bits >= BYTES_FROM:
+        raise ValueError(f"codes of {bits} bits are not popcounted on this machine")
     rng = np.random.default_rng(seed)
     o, k = out_channels or channels, kernel * kernel * channels
     out = (size + 2 * (kernel // 2) - kernel) // stride + 1

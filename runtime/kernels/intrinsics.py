@@ -41,6 +41,7 @@ def _has(feature: str) -> bool:
 
 
 HAS_VNNI = _has("avx512vnni")
+HAS_POPCOUNT = _has("avx512vpopcntdq")
 HAS_AVX2 = _has("avx2") or numba_config.CPU_NAME == "haswell"
 
 

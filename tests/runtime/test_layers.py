@@ -4,6 +4,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bitplane.runtime import plan
+
 CHANNELS = [1, 15, 16, 17, 31, 32, 33, 64, 65, 3 * 64 + 5]
 EXAMPLES = settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
@@ -87,13 +89,16 @@ def test_every_width_in_every_lane_size(build, check, channels, width):
         )  # fmt: skip
 
 
-@pytest.mark.parametrize(("bits", "kernel"), [(8, "dot u8s8"), (4, "popcount ternary x4b")])
-def test_eight_bit_codes_run_as_a_dot_product_of_bytes_and_fewer_as_popcounts(build, check, bits, kernel):
+@pytest.mark.parametrize("first", [4, 8])
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_codes_of_many_bits_run_as_a_dot_product_of_bytes_and_fewer_as_popcounts(build, check, monkeypatch, bits, first):
+    monkeypatch.setattr(plan, "BYTES_FROM", first)
     layer = {
         "kind": "Ternary", "bits": bits, "channels": 19, "out": 33, "kernel": (7, 7), "pads": [3] * 4, "strides": (1, 1),
         "size": [9, 9], "unit": True, "after": "none", "next_bits": 8, "keep": False, "seed": 1,
     }  # fmt: skip
     session = check(build(layer), count=1)
+    kernel = "dot u8s8" if bits >= first else f"popcount ternary x{bits}b"
     assert any(kernel in name for name in session.kernels().values())
 
 
