@@ -64,9 +64,7 @@ class GraphBuilder:
         self.nodes.append(proto)
         return node.name
 
-    def model(
-        self, network: Network, *, opset: int = fmt.OPSET_VERSION, opsets: tuple[tuple[str, int], ...] = ()
-    ) -> ModelProto:
+    def model(self, network: Network, *, opsets: tuple[tuple[str, int], ...] = ()) -> ModelProto:
         """The model around the nodes, whose last result gets the name `logits`; functions of domain `bitplane` come along."""
         final = self.names[network.output]
         for node in self.nodes:
@@ -82,7 +80,7 @@ class GraphBuilder:
             self.initializers,
         )
         operators = list(dict.fromkeys(n.op_type for n in self.nodes if n.domain == fmt.DOMAIN))
-        imports = [helper.make_opsetid("", opset), *(helper.make_opsetid(*o) for o in opsets)]
+        imports = [helper.make_opsetid("", fmt.OPSET_VERSION), *(helper.make_opsetid(*o) for o in opsets)]
         if operators:
             imports.append(helper.make_opsetid(fmt.DOMAIN, fmt.DOMAIN_VERSION))
         return helper.make_model(

@@ -229,16 +229,24 @@ def export_file(
         BitplaneError: the file cannot be read; or what `to_onnx` raises.
     """
     path = Path(source)
-    more = {"quantization": quantization, "form": form, "force": force}
+    network: nn.Module | onnx.ModelProto
     if path.suffix == ".onnx":
-        model = load_onnx(path)
-        known = {"model": path.stem, "checkpoint_sha256": file_sha256(path), **(metadata or {})}
-        return to_onnx(model, samples, out_path, normalize=normalize, metadata=known, **more)  # type: ignore[arg-type]
-    network = load_torchvision(path)
-    # The module itself takes normalized floats; `normalize` says how pixels become them.
-    network.set_submodule("input", nn.Identity())
-    known = {"model": network.config.model, "checkpoint_sha256": file_sha256(path), **(metadata or {})}
-    return to_onnx(network, samples, out_path, normalize=normalize or IMAGENET, metadata=known, **more)  # type: ignore[arg-type]
+        network, name = load_onnx(path), path.stem
+    else:
+        network, normalize = load_torchvision(path), normalize or IMAGENET
+        name = network.config.model
+        # The module itself takes normalized floats; `normalize` says how pixels become them.
+        network.set_submodule("input", nn.Identity())
+    return to_onnx(
+        network,
+        samples,
+        out_path,
+        quantization=quantization,
+        normalize=normalize,
+        form=form,
+        metadata={"model": name, "checkpoint_sha256": file_sha256(path), **(metadata or {})},
+        force=force,
+    )
 
 
 def evenly(images: Tensor, count: int) -> Tensor:

@@ -3,6 +3,7 @@
 This is their only home: `export/` writes files from these constants and `runtime/` reads files by them.
 """
 
+from collections.abc import Sequence
 from math import prod
 
 import numpy as np
@@ -101,3 +102,14 @@ def unpack_plane(plane: NDArray[np.uint8], weight_shape: tuple[int, int, int, in
     """Unpack a plane uint8 [O, ceil(kh kw C / 8)] into 0/1 integers uint8 [O, kh, kw, C] = `weight_shape`."""
     bits = np.unpackbits(plane, axis=1, count=prod(weight_shape[1:]), bitorder="little")
     return bits.reshape(weight_shape)
+
+
+def unpack_weight(
+    operator: str, planes: Sequence[NDArray[np.uint8]], weight_shape: tuple[int, int, int, int]
+) -> NDArray[np.int8]:
+    """Integer weights int8 [O, kh, kw, C] = `weight_shape` of a low-bit operator: -1, 0, 1, or tenths of a quaternary level."""
+    bits = [unpack_plane(plane, weight_shape).astype(np.int8) for plane in planes]
+    if operator in (QUATERNARY_CONV, QUATERNARY_WEIGHT):
+        one, first, second = QUATERNARY_TENTHS
+        return (one + first * bits[0] + second * bits[1]).astype(np.int8)
+    return ((bits[1] if operator in (TERNARY_CONV, TERNARY_WEIGHT) else 1) - 2 * bits[0]).astype(np.int8)

@@ -227,15 +227,10 @@ class NodeReader:
         if min(shape) < 1 or math.prod(shape) > MAX_ELEMENTS:
             raise self.fail(f"weight_shape is {list(shape)}, expected [O, kh, kw, C] of 1 to {MAX_ELEMENTS} elements")
         self._unpack_budget(math.prod(shape))
-        bits = [fmt.unpack_plane(p, (o, kh, kw, c)).astype(np.int8) for p in self._planes(node.op_type, planes, shape)]
+        integers = fmt.unpack_weight(node.op_type, self._planes(node.op_type, planes, shape), (o, kh, kw, c))
         unit = self._constant(unit_name, np.float32, (o, 1, 1, 1))
         if not (np.isfinite(unit).all() and (unit >= 0).all()):
             raise self.fail(f"unit '{unit_name}' must be finite and not negative")
-        if node.op_type == fmt.QUATERNARY_WEIGHT:
-            one, first, second = fmt.QUATERNARY_TENTHS
-            integers = one + first * bits[0] + second * bits[1]
-        else:
-            integers = (bits[1] if node.op_type == fmt.TERNARY_WEIGHT else 1) - 2 * bits[0]
         self._weight(
             node, integers.transpose(0, 3, 1, 2).astype(np.float32) * unit, node.op_type.removesuffix("Weight").lower()
         )

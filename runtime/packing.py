@@ -59,17 +59,8 @@ def byte_words(conv: Conv, pixel: int) -> list[NDArray[np.generic]]:
     """Weights of a low-bit convolution as int8 [R, kh, kw, `pixel` bytes], four to a word: for codes stored as bytes."""
     o, kh, kw, c = conv.weight_shape
     taps = np.zeros((pad_channels(o), kh, kw, pixel), np.int8)
-    taps[:o, :, :, :c] = integer_weights(conv)
+    taps[:o, :, :, :c] = fmt.unpack_weight(conv.op, conv.planes, conv.weight_shape)
     return [taps.reshape(len(taps), kh, kw * pixel).view(np.uint32)]
-
-
-def integer_weights(conv: Conv) -> NDArray[np.int8]:
-    """Weights [O, kh, kw, C] of a low-bit convolution: -1, 0, 1, or tenths of a quaternary level."""
-    bits = [fmt.unpack_plane(plane, conv.weight_shape).astype(np.int8) for plane in conv.planes]
-    if conv.op == fmt.QUATERNARY_CONV:
-        one, first, second = fmt.QUATERNARY_TENTHS
-        return (one + first * bits[0] + second * bits[1]).astype(np.int8)
-    return ((bits[1] if conv.op == fmt.TERNARY_CONV else 1) - 2 * bits[0]).astype(np.int8)
 
 
 def pack_weights(words: list[NDArray[np.generic]], tile: Tile) -> NDArray[np.generic]:

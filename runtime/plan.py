@@ -51,7 +51,6 @@ product. On AVX2 a ternary ResNet-20 takes, by popcount and by dot product, 0.46
 """
 
 KINDS: dict[str, Kind] = {
-    fmt.PIXEL_CONV: "dot",
     fmt.BINARY_CONV: "binary",
     fmt.TERNARY_CONV: "ternary",
     fmt.QUATERNARY_CONV: "binary",
