@@ -1,18 +1,20 @@
-"""The command line: `bitplane demo | train | export | eval | predict | bench | inspect`."""
+"""The command line: `bitplane demo | train | experiments | export | eval | predict | bench | inspect`."""
 
 import importlib
 import sys
 
 import tyro
 
-from bitplane.cli import commands
+from bitplane.cli import commands, training
+from bitplane.cli.output import UsageError
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; a user's mistake is one line on standard error and exit code 2."""
     table = {
         "demo": commands.demo,
-        "train": commands.train,
+        "train": training.train,
+        "experiments": training.experiments,
         "export": commands.export,
         "eval": commands.evaluate,
         "predict": commands.predict,
@@ -23,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
         tyro.extras.subcommand_cli_from_dict(table, prog="bitplane", args=argv, description="Low-bit ResNets on the CPU.")
     except KeyboardInterrupt:
         return 130
-    except commands.UsageError as e:
+    except UsageError as e:
         print(f"bitplane: {e}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as e:

@@ -6,107 +6,12 @@ import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from tyro.conf import Positional, arg
 
-from bitplane.cli.tables import layer_table
-
-if TYPE_CHECKING:
-    from bitplane.train.config import TrainConfig
-
-
-class UsageError(Exception):
-    """An argument that cannot be used."""
-
-
-def train(
-    output: Path,
-    data: str = "digits",
-    model: str = "resnet20",
-    weights: Literal["binary", "ternary", "quaternary", "float"] = "ternary",
-    activations: Literal[32, 8, 4, 2, 1] = 2,
-    method: Literal["bc", "pc", "pq", "rpc", "ptq"] = "pc",
-    epochs: int = 30,
-    batch_size: int = 128,
-    lr: float = 0.1,
-    weight_decay: float = 1e-4,
-    base: Literal["sgd", "adam"] = "sgd",
-    rho_0: float = 0.01,
-    scale: Literal["none", "layer", "channel"] = "channel",
-    shortcut: Literal["A", "B", "default"] = "default",
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no",
-    seed: int = 0,
-    data_dir: str = "data",
-    download: bool = False,
-    size: int = 0,
-    init: Path | None = None,
-    resume: bool = False,
-    json: Path | None = None,
-) -> None:
-    """Train a network into the folder OUTPUT (under `accelerate launch -m bitplane.cli train ...` for several devices).
-
-    Args:
-        output: folder of the run.
-        data: digits, cifar10, cifar100, or a folder train/<class>/* and test/<class>/*.
-        model: resnet20, 32, 44, 56, 110 (32x32 images) or resnet18, 34, 50.
-        weights: level set of the convolutions.
-        activations: bits of the activations.
-        method: update rule.
-        epochs: passes over the training images.
-        batch_size: images a process and step.
-        lr: peak learning rate.
-        weight_decay: on weights.
-        base: optimizer that the rule wraps.
-        rho_0: first sharpness of the quantizer.
-        scale: factor of the level set; "none" is the paper's fixed set.
-        shortcut: He et al.'s A (pad) or B (1x1 convolution).
-        mixed_precision: of the forward pass.
-        seed: seed.
-        data_dir: where CIFAR is.
-        download: fetch CIFAR if it is missing.
-        size: resize a folder's images to this side.
-        init: start from the weights of this finished run, or of a torchvision state_dict (.safetensors).
-        resume: go on with OUTPUT from its newest checkpoint, by its stored configuration.
-        json: write the result to this file.
-    """
-    from bitplane.train.config import OptimizerConfig, TrainConfig
-    from bitplane.train.data import DataConfig
-    from bitplane.train.loop import train as run_training
-    from bitplane.train.models import ARCHITECTURES, ModelConfig
-
-    if model not in ARCHITECTURES:
-        raise UsageError(f"--model {model} is unknown; choose one of {', '.join(ARCHITECTURES)}")
-    config = TrainConfig(
-        model=ModelConfig(model=model, weights=weights, activations=activations, shortcut=shortcut, scale=scale),
-        data=DataConfig(data, data_dir, download, size),
-        optimizer=OptimizerConfig(method=method, base=base, lr=lr, weight_decay=weight_decay, rho_0=rho_0),
-        epochs=epochs,
-        batch_size=batch_size,
-        seed=seed,
-        mixed_precision=mixed_precision,
-    )
-    if resume:
-        _refuse_other_options(config, output)
-    _write_json(json, run_training(config, output, resume=resume, init=init))
-
-
-def _refuse_other_options(config: "TrainConfig", run: Path) -> None:
-    # A run is resumed by its stored configuration: an option that says otherwise would be ignored silently.
-    from bitplane.train.checkpoint import read_config
-    from bitplane.train.config import TrainConfig
-
-    def flat(c: TrainConfig) -> dict[str, Any]:
-        d = asdict(c)
-        return {k: v for part in (d, d["model"], d["optimizer"]) for k, v in part.items() if not isinstance(v, dict)}
-
-    stored, default = flat(read_config(run)), flat(TrainConfig())
-    for key, value in flat(config).items():
-        if value not in (default[key], stored[key]):
-            raise UsageError(
-                f"{run}: was trained with {key} {stored[key]}, not {value}; leave the option out, or use a new --output"
-            )
+from bitplane.cli.output import UsageError, layer_table, write_json
 
 
 def export(
@@ -158,7 +63,8 @@ def export(
             raise UsageError(f"{source}: give --data, the images to calibrate and check on")
         if bool(mean) != bool(std):
             raise UsageError("--mean and --std go together; both are in pixels, 0 to 255")
-        from bitplane.train.data import DataConfig, load_data
+        from bitplane.train.config import DataConfig
+        from bitplane.train.data import load_data
 
         loaded = load_data(DataConfig(data, data_dir, size=size))
         images = evenly(loaded.train.images, samples)
@@ -177,7 +83,7 @@ def export(
         for layer in report.layers:
             if layer.reason and layer.operator != "Gemm":
                 print(f"  {layer.name} computes in floating point: {layer.reason}")
-    _write_json(json, asdict(report))
+    write_json(json, asdict(report))
 
 
 def evaluate(
@@ -201,7 +107,8 @@ def evaluate(
         json: write the result to this file.
     """
     from bitplane.benchmarks.study import accuracy
-    from bitplane.train.data import DataConfig, load_data
+    from bitplane.train.config import DataConfig
+    from bitplane.train.data import load_data
 
     session = _session(model, engine)
     test = load_data(DataConfig(data, data_dir, size=size)).test
@@ -219,7 +126,7 @@ def evaluate(
             f"{found.largest_logit_difference:.2g}; same class on {100 * found.same_class:.2f} %"
         )
         document["agreement"] = asdict(found)
-    _write_json(json, document)
+    write_json(json, document)
 
 
 def predict(model: Positional[Path], images: Positional[tuple[Path, ...]], json: Path | None = None) -> None:
@@ -241,7 +148,7 @@ def predict(model: Positional[Path], images: Positional[tuple[Path, ...]], json:
         top = p.argsort()[::-1][:3]
         print(f"{path}: " + ", ".join(f"{classes[i]} {100 * p[i]:.1f} %" for i in top))
         results.append({"image": str(path), "top": [{"class": classes[i], "probability": float(p[i])} for i in top]})
-    _write_json(json, results)
+    write_json(json, results)
 
 
 def inspect(model: Positional[Path], json: Path | None = None) -> None:
@@ -268,7 +175,7 @@ def inspect(model: Positional[Path], json: Path | None = None) -> None:
         "file_bytes": size,
         "kernels": session.kernels(),
     }
-    _write_json(json, document)
+    write_json(json, document)
 
 
 def bench(
@@ -304,7 +211,7 @@ def bench(
                 f"{r['layer']:34} {r['us']:8.2f} us {r['gmacs']:8.0f} G multiply-adds/s "
                 f"{100 * r['of_limit']:5.1f} % of the register loop"
             )
-        return _write_json(json, rows)
+        return write_json(json, rows)
     if not models:
         raise UsageError("bench needs at least one packed file, or --kernels")
     from bitplane.benchmarks.study import compare, document, table
@@ -314,7 +221,8 @@ def bench(
     test = None
     images = np.random.default_rng(0).integers(0, 256, (64, form["channels"], *form["size"]), dtype=np.uint8)
     if data is not None:
-        from bitplane.train.data import DataConfig, load_data
+        from bitplane.train.config import DataConfig
+        from bitplane.train.data import load_data
 
         loaded = load_data(DataConfig(data, data_dir))
         images = loaded.train.images[:64].numpy()
@@ -328,7 +236,7 @@ def bench(
         print(f"\nkernels of {name}")
         for layer, kernel in layers.items():
             print(f"  {layer:28} {kernel}")
-    _write_json(json, document(rows, chosen))
+    write_json(json, document(rows, chosen))
     if plot:
         draw(rows, str(plot))
     return None
@@ -344,10 +252,9 @@ def demo(output: Path | None = None, epochs: int = 30, json: Path | None = None)
     """
     from bitplane.benchmarks.study import compare, document, table
     from bitplane.export import export_run
-    from bitplane.train.config import OptimizerConfig, TrainConfig
-    from bitplane.train.data import DataConfig, load_data
+    from bitplane.train.config import DataConfig, ModelConfig, TrainConfig
+    from bitplane.train.data import load_data
     from bitplane.train.loop import train as run_training
-    from bitplane.train.models import ModelConfig
 
     start = time.perf_counter()
     folder = output or Path(tempfile.mkdtemp(prefix="bitplane-demo-"))
@@ -357,7 +264,7 @@ def demo(output: Path | None = None, epochs: int = 30, json: Path | None = None)
         "ternary": ModelConfig(weights="ternary", activations=2),
     }.items():
         print(f"training {name} ({epochs} epochs)")
-        config = TrainConfig(model=model, optimizer=OptimizerConfig(), epochs=epochs, batch_size=64)
+        config = TrainConfig(model=model, epochs=epochs, batch_size=64)
         run_training(config, folder / name, init=folder / "float" if name == "ternary" else None)
         report = export_run(folder / name, folder / f"{name}.onnx", force=True)
         files[name] = report.path
@@ -370,7 +277,7 @@ def demo(output: Path | None = None, epochs: int = 30, json: Path | None = None)
     rows, kernels = compare([files["ternary"]], files["float"], data.train.images[:64].numpy(), test, (1,))
     print(table(rows))
     print(f"{time.perf_counter() - start:.0f} s; everything is in {folder}; next: bitplane inspect {files['ternary']}")
-    _write_json(json, document(rows, kernels))
+    write_json(json, document(rows, kernels))
 
 
 def _session(model: Path, engine: str) -> Any:
@@ -395,20 +302,3 @@ def _read_image(path: Path, form: dict[str, Any]) -> np.ndarray:
     except (OSError, UnidentifiedImageError, ValueError) as e:
         raise UsageError(f"{path}: not a readable image ({e}); give a PNG, JPEG or similar file") from e
     return x.reshape(height, width, -1).transpose(2, 0, 1).copy()
-
-
-def _write_json(path: Path | None, value: Any) -> None:
-    if path is None:
-        return
-    if path.exists() and not path.is_file():
-        raise UsageError(f"{path}: exists and is not a regular file; choose another path")
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("w") as f:
-            f.write(json_module.dumps(value, indent=1) + "\n")
-            f.flush()
-            os.fsync(f.fileno())
-        temporary.replace(path)
-    except OSError as e:
-        temporary.unlink(missing_ok=True)
-        raise UsageError(f"{path}: cannot be written ({e.strerror}); choose another path or free some space") from e

@@ -34,26 +34,28 @@ class _RoundClamp(torch.autograd.Function):
 class LearnedStep(nn.Module):
     """Unsigned `bits`-bit activation codes with one learned step a tensor.
 
-    The step starts at 2 mean|x| / sqrt(2^bits - 1) of the first training batch.
+    While `observing`, every forward pass sets the step to 2 mean|x| / sqrt(2^bits - 1): `start_steps` does so once.
 
-    Shape: any float tensor, non-negative after ReLU; the output is code * step of the same shape.
+    Shape: [N, ...] float, non-negative after ReLU; the output is code * step of the same shape.
     """
 
     def __init__(self, bits: int) -> None:
         super().__init__()
         self.bits = bits
-        self.top = 2**bits - 1
+        self.observing = False
         self.step = nn.Parameter(torch.ones(1))
-        self.register_buffer("started", torch.zeros((), dtype=torch.uint8))
-        self.started: Tensor
+
+    @property
+    def top(self) -> int:
+        """The largest code."""
+        return 2**self.bits - 1
 
     def forward(self, x: Tensor) -> Tensor:
         """Round to the nearest code (ties to even) and back to the value."""
-        if self.training and not self.started:
+        if self.observing:
             with torch.no_grad():
-                self.step.fill_(max(2 * x.detach().float().abs().mean().item() / math.sqrt(self.top), 1e-6))
-                self.started.fill_(1)
-        grad_scale = 1 / math.sqrt(x.numel() * self.top)
+                self.step.fill_(2 * x.detach().float().abs().mean() / math.sqrt(self.top)).clamp_(min=1e-6)
+        grad_scale = 1 / math.sqrt(x[0].numel() * self.top)
         return _RoundClamp.apply(x, self.step.abs().clamp(min=1e-8), self.top, grad_scale)
 
 
@@ -95,3 +97,25 @@ def activation_quantizer(bits: int) -> nn.Module:
     if bits == 32:
         return FloatActivation()
     return Sign() if bits == 1 else LearnedStep(bits)
+
+
+@torch.no_grad()
+def start_steps(model: nn.Module, images: Tensor, bits: int | None = None) -> None:
+    """Set every learned step from one batch, layer after layer, as training begins or the number of bits changes.
+
+    Args:
+        model: the network; left in training mode, its BatchNorm statistics untouched.
+        images: a batch, the same one in every process.
+        bits: new number of bits; default: as they are.
+    """
+    quantizers = [m for m in model.modules() if isinstance(m, LearnedStep)]
+    if not quantizers:
+        return
+    kept = {k: v.clone() for k, v in model.state_dict().items() if "running_" in k or "num_batches" in k}
+    for q in quantizers:
+        q.bits, q.observing = bits or q.bits, True
+    model.train()
+    model(images)
+    for q in quantizers:
+        q.observing = False
+    model.load_state_dict(kept, strict=False)

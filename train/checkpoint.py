@@ -19,10 +19,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bitplane.train.config import OptimizerConfig, TrainConfig
-from bitplane.train.data import DataConfig
+from bitplane.train.config import DataConfig, ModelConfig, OptimizerConfig, RecipeConfig, TrainConfig
 from bitplane.train.errors import CheckpointError
-from bitplane.train.models import ModelConfig, ResNet, build_model
+from bitplane.train.models import ResNet, build_model
 
 
 def write_folder(path: Path, tensors: dict[str, dict[str, Tensor]], documents: dict[str, Any]) -> None:
@@ -99,16 +98,19 @@ def read_config(run: Path) -> TrainConfig:
     Raises:
         CheckpointError: missing or damaged.
     """
-    values = read_json(run / "config.json")
+    path = run / "config.json"
     try:
-        return TrainConfig(
-            model=ModelConfig(**values.pop("model")),
-            data=DataConfig(**values.pop("data")),
-            optimizer=OptimizerConfig(**values.pop("optimizer")),
-            **values,
-        )
-    except (TypeError, KeyError, AttributeError) as e:
-        raise CheckpointError(f"{run / 'config.json'}: not the configuration of a bitplane run ({e})") from e
+        return TrainConfig(**{k: _config_value(k, v) for k, v in dict(read_json(path)).items()})
+    except (TypeError, ValueError) as e:
+        raise CheckpointError(f"{path}: not the configuration of a run of this version of bitplane ({e})") from e
+
+
+_PARTS = {"model": ModelConfig, "data": DataConfig, "optimizer": OptimizerConfig, "recipe": RecipeConfig}
+
+
+def _config_value(key: str, value: Any) -> Any:
+    part = _PARTS.get(key)
+    return part(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}) if part else value
 
 
 def read_json(path: Path) -> Any:
@@ -147,7 +149,7 @@ def load_weights(model: ResNet, path: Path, *, lenient: bool = False) -> list[st
     """
     values, own = read_tensors(path), model.state_dict()
     # `num_batches_tracked` only matters while BatchNorm averages; older files of torchvision lack it.
-    extra = ("level_scale", ".step", ".started", "input.zero_point", "input.scale", ".num_batches_tracked")
+    extra = ("level_scale", ".step", "input.zero_point", "input.scale", ".num_batches_tracked")
     wrong = [k for k in own.keys() & values.keys() if own[k].shape != values[k].shape and not (lenient and k.endswith(extra))]
     missing = [k for k in own.keys() ^ values.keys() if not (lenient and k.endswith(extra))]
     if wrong or missing:

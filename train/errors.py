@@ -15,3 +15,7 @@ class CheckpointError(BitplaneError):
 
 class ConfigError(BitplaneError):
     """A training option has a value that cannot be used."""
+
+
+class TrainingError(BitplaneError):
+    """A run cannot go on: its loss is no longer finite."""

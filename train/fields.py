@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import fields
+from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from bitplane.train.errors import ConfigError
@@ -14,7 +15,7 @@ def check_fields(config: "DataclassInstance", **ranges: tuple[float, float]) -> 
     """Refuse a configuration with an unusable field.
 
     Args:
-        config: a dataclass whose fields are annotated by a Literal, str, bool, int, float or another class.
+        config: a dataclass whose fields are annotated by a Literal, str, bool, int, float, X | None, tuple[X, ...] or a class.
         ranges: smallest and largest value of numeric fields, both included.
 
     Raises:
@@ -23,7 +24,14 @@ def check_fields(config: "DataclassInstance", **ranges: tuple[float, float]) -> 
     hints = get_type_hints(type(config))
     for name in (f.name for f in fields(config)):
         value, hint = getattr(config, name), hints[name]
-        if get_origin(hint) is Literal:
+        if isinstance(hint, UnionType):  # X | None
+            if value is None:
+                continue
+            hint = get_args(hint)[0]
+        if get_origin(hint) is tuple:
+            if not (isinstance(value, tuple) and all(_is(v, get_args(hint)[0]) for v in value)):
+                raise ConfigError(f"`{name}` (={value!r}) must be a list of {get_args(hint)[0].__name__}")
+        elif get_origin(hint) is Literal:
             if not any(value == c and type(value) is type(c) for c in get_args(hint)):
                 raise ConfigError(f"`{name}` (={value!r}) must be one of {', '.join(map(str, get_args(hint)))}")
         elif not _is(value, hint):

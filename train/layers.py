@@ -1,15 +1,13 @@
 """Layers of low-bit networks: the pixel input, the low-bit convolution, and the parameter-free shortcut."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bitplane.train.config import ScaleOption
+from bitplane.train.errors import ConfigError
 from bitplane.train.levels import LevelSet
-from bitplane.train.quantizers import nearest_scale
-
-ScaleOption = Literal["none", "layer", "channel"]
+from bitplane.train.quantizers.scale import mean_above, nearest_scale, ternary_threshold
 
 
 class PixelInput(nn.Module):
@@ -38,10 +36,14 @@ class LowBitConv2d(nn.Conv2d):
 
     Attributes:
         weight: float32 [O, C, kh, kw], what the network computes with; the optimizer moves and quantizes it.
-        level_scale: float32 buffer, [O, 1, 1, 1] for one factor a channel, [1, 1, 1, 1] otherwise; saved with the model, so
-            that `weight / level_scale` rounds to exact levels at export.
+        level_scale: float32 buffer, [O, 1, 1, 1] for one factor a channel, [2, 1, 1, 1] for one of positive and one of negative
+            levels, [1, 1, 1, 1] otherwise; saved with the model, so that `weight / level_scale` rounds to exact levels at
+            export.
         levels: the level set.
         pad_value: value of the padding: 0, or -1 for 1-bit activations.
+
+    Raises:
+        ConfigError: a scale is asked of too few weights to determine it.
     """
 
     def __init__(
@@ -60,14 +62,23 @@ class LowBitConv2d(nn.Conv2d):
         self.levels = levels
         self.scale_option: ScaleOption = scale
         self.pad_value = pad_value
-        shape = (out_channels if scale == "channel" else 1, 1, 1, 1)
+        count = self.weight.numel() // (out_channels if scale == "channel" else 1)
+        if scale != "none" and count < len(levels.values):
+            raise ConfigError(
+                f"`scale` (={scale}): a convolution of {in_channels} to {out_channels} channels has {count} weights for a scale"
+                f" of {len(levels.values)} levels; take `scale` layer or none, or wider layers"
+            )
+        shape = ({"channel": out_channels, "two-sided": 2}.get(scale, 1), 1, 1, 1)
         self.register_buffer("level_scale", torch.ones(shape))
         self.level_scale: Tensor
 
     @torch.no_grad()
     def fit_scale(self) -> None:
         """Estimate `level_scale` from the present weights; a fixed set ("none") keeps 1."""
-        if self.scale_option != "none":
+        if self.scale_option == "two-sided":
+            threshold = ternary_threshold(self.weight, False, "ttq")
+            self.level_scale.copy_(torch.cat([mean_above(self.weight, threshold, side) for side in (1, -1)]))
+        elif self.scale_option != "none":
             self.level_scale.copy_(nearest_scale(self.weight, self.levels, self.scale_option == "channel"))
 
     def forward(self, input: Tensor) -> Tensor:

@@ -11,15 +11,18 @@ Planes (one bit a weight; a set bit is a negative weight in a sign plane, a nonz
 """
 
 import itertools
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from bitplane.train.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class LevelSet:
-    """A symmetric, ascending set of weight levels.
+    """A symmetric, ascending set of weight levels; any other raises ConfigError.
 
     Attributes:
         name: the name used on the command line and in the packed file.
@@ -34,6 +37,18 @@ class LevelSet:
     denominator: int
     unit_scale: float
 
+    def __post_init__(self) -> None:
+        q = self.integers
+        what = f"level set `{self.name}` (={', '.join(map(str, q))})"
+        if len(q) < 2:
+            raise ConfigError(f"{what} must have at least two levels")
+        if any(a >= b for a, b in itertools.pairwise(q)):
+            raise ConfigError(f"{what} must be sorted, without repeated levels")
+        if any(a != -b for a, b in zip(q, reversed(q), strict=True)):
+            raise ConfigError(f"{what} must be symmetric about 0")
+        if self.denominator < 1 or not (math.isfinite(self.unit_scale) and self.unit_scale > 0):
+            raise ConfigError(f"{what} needs a positive denominator and unit scale")
+
     @property
     def values(self) -> tuple[float, ...]:
         """The levels q_1 < ... < q_b as floats."""
@@ -44,6 +59,11 @@ class LevelSet:
         """The decision points p_2 ... p_b between neighboring levels."""
         v = self.values
         return tuple((a + b) / 2 for a, b in itertools.pairwise(v))
+
+    @property
+    def gaps(self) -> tuple[float, ...]:
+        """The distances between neighboring levels."""
+        return tuple((b - a) / self.denominator for a, b in itertools.pairwise(self.integers))
 
 
 BINARY = LevelSet("binary", (-1, 1), 1, 0.798)

@@ -10,127 +10,76 @@ and the point from which the update starts (Dockhorn et al., NeurIPS 2021):
     rpc   36     w*           w
     ptq   7      w*           w*            P is applied once, at the end
 
+ProxConnect++ (Lu et al., NeurIPS 2023) multiplies the gradient by a backward map of w* before the step. What P is, and how
+its sharpness grows, is a method's choice (`bitplane.train.methods`).
+
 What each tensor holds: between steps the model's parameter is the point of the gradient. Where that point is w but the
-update starts from w*, w* lives in `ProxOptimizer.latent` (float32, shape of the parameter).
+update starts from w*, w* lives in `ProxOptimizer.latent` (float32, shape and layout of the parameter), a view of one flat
+buffer for each level set (`bitplane.train.flat`).
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from enum import Enum
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from bitplane.train.levels import LevelSet
-from bitplane.train.quantizers import nearest_scale, piecewise_linear, projector
-
-
-class Point(Enum):
-    """Where a gradient is taken or an update starts."""
-
-    LATENT = "latent"
-    QUANTIZED = "quantized"
-
-
-@dataclass(frozen=True)
-class Rule:
-    """An update rule: two switches, and whether the quantizer is the projector from the first step."""
-
-    name: str
-    gradient_at: Point
-    starts_from: Point
-    always_hard: bool = False
-
-
-RULES = {
-    r.name: r
-    for r in (
-        Rule("bc", Point.QUANTIZED, Point.LATENT, always_hard=True),
-        Rule("pc", Point.QUANTIZED, Point.LATENT),
-        Rule("pq", Point.QUANTIZED, Point.QUANTIZED),
-        Rule("rpc", Point.LATENT, Point.QUANTIZED),
-        Rule("ptq", Point.LATENT, Point.LATENT),
-    )
-}
-
-
-@dataclass(frozen=True)
-class RhoSchedule:
-    """rho_t = varrho_t = (1 + t / period) rho_0, t in gradient steps; infinite from step `hard_from` on.
-
-    Attributes:
-        rho_0: first value, in units of the level set.
-        period: gradient steps after which rho has grown by rho_0 (B in the paper).
-        hard_from: gradient step from which the quantizer is the projector.
-    """
-
-    rho_0: float
-    period: float
-    hard_from: int
-
-    def __call__(self, step: int) -> float:
-        """The value of rho and varrho at gradient step `step`."""
-        return math.inf if step >= self.hard_from else (1 + step / self.period) * self.rho_0
-
-
-@dataclass(frozen=True)
-class Target:
-    """A low-bit parameter: the tensor the model sees, its level set, and the factor of that set.
-
-    Attributes:
-        parameter: float32 [O, ...].
-        levels: its level set.
-        scale: float32 buffer [O, 1, ...] or [1, 1, ...], updated in place while it is re-estimated.
-        estimate_scale: re-estimate `scale` from the latent weights every `scale_every` steps until the hard stage.
-    """
-
-    parameter: Tensor
-    levels: LevelSet
-    scale: Tensor
-    estimate_scale: bool
+from bitplane.train.flat import FlatWeights, Target
+from bitplane.train.methods import Method, Point, Quantizer, RandomQuantizer
+from bitplane.train.quantizers import projector
 
 
 class ProxOptimizer(torch.optim.Optimizer):
-    """Wrap any optimizer so that the targets' weights move by one of the rules; other parameters move as before.
+    """Wrap any optimizer so that the targets' weights move by one of the methods; other parameters move as before.
 
     `param_groups` and `state` are the wrapped optimizer's own: learning-rate schedulers and Accelerate see one optimizer.
 
     Args:
-        base: the wrapped optimizer; holds all parameters, the targets included.
+        base: the wrapped optimizer; holds all parameters, the targets and their learned scales included.
         targets: the low-bit parameters.
-        rule: one of `RULES`.
-        schedule: rho = varrho as a function of the gradient step.
-        clamp: latent weights are kept within clamp * scale * [q_1, q_b] after each step.
-        scale_every: gradient steps between two estimates of the scales.
+        method: rule, quantizer and backward map.
+        schedule: sharpness of the quantizer as a function of the gradient step; infinite in the hard stage.
+        clamp: latent weights are kept within clamp * scale * [q_1, q_b] after each step; inf to leave them alone.
+        scale_every: gradient steps between two least-squares estimates of the scales.
+        average_from: step from which the iterates w are averaged (Corollary 4.2 of the paper), weighted by the learning rate;
+            the final weights are then the projection of that average. None: the last iterate.
+        seed: of random quantizers; with the step it determines what they draw, on any device and in any process.
     """
 
     def __init__(
         self,
         base: torch.optim.Optimizer,
         targets: Sequence[Target],
-        rule: Rule,
+        method: Method,
         schedule: Callable[[int], float],
+        *,
         clamp: float = 1.0,
         scale_every: int = 10,
+        average_from: int | None = None,
+        seed: int = 0,
     ) -> None:
         # Deliberately no super().__init__: groups, state and defaults are the base's own.
         self.base = base
         self.targets = list(targets)
-        self.rule = rule
+        self.method = method
         self.schedule = schedule
-        self.clamp = clamp
         self.scale_every = scale_every
+        self.average_from = average_from
+        self.seed = seed
         self.step_count = 0
+        self.average_weight = 0.0
         self.defaults = base.defaults
+        by_levels: dict[str, list[Target]] = {}
+        for t in self.targets:
+            by_levels.setdefault(t.levels.name, []).append(t)
+        averaged = average_from is not None
+        self.groups = [FlatWeights(g, clamp if method.clamped else math.inf, averaged) for g in by_levels.values()]
         # Not in the base's state: Adam takes a non-empty state for one that it has filled itself.
-        self.latent: dict[Tensor, Tensor] = (
-            {t.parameter: t.parameter.detach().clone() for t in self.targets} if self._keeps_latent else {}
-        )
-        if rule.gradient_at is Point.QUANTIZED:
-            self._quantize_parameters(self._rho(0))
+        self.latent: dict[Tensor, Tensor] = self._pieces("latents") if self._keeps_latent else {}
+        if method.rule.gradient_at is Point.QUANTIZED:
+            self.refresh()
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
@@ -143,43 +92,100 @@ class ProxOptimizer(torch.optim.Optimizer):
         return self.base.state
 
     @property
+    def average(self) -> dict[Tensor, Tensor]:
+        """The mean of the iterates of each target, where it is kept; views that may be written."""
+        return {
+            p: v for g in self.groups if g.average is not None for p, v in zip(g.parameters, g.views(g.average), strict=True)
+        }
+
+    @property
     def _keeps_latent(self) -> bool:
-        return self.rule.gradient_at is Point.QUANTIZED and self.rule.starts_from is Point.LATENT
+        return self.method.rule.gradient_at is Point.QUANTIZED and self.method.rule.starts_from is Point.LATENT
 
-    def _rho(self, step: int) -> float:
-        return math.inf if self.rule.always_hard else self.schedule(step)
-
-    def _latent(self, t: Target) -> Tensor:
-        return self.latent.get(t.parameter, t.parameter)
+    def _pieces(self, name: str) -> dict[Tensor, Tensor]:
+        return {p: v for g in self.groups for p, v in zip(g.parameters, getattr(g, name), strict=True)}
 
     @torch.no_grad()
-    def _quantize_parameters(self, rho: float) -> None:
-        for t in self.targets:
-            t.parameter.copy_(piecewise_linear(self._latent(t), t.levels, rho, rho, t.scale))
+    def refresh(self) -> None:
+        """Recompute what follows from the latents: thresholds, and the parameters where the gradient is taken at w."""
+        for i, g in enumerate(self.groups):
+            if not self._keeps_latent:
+                g.pull()
+            g.decide()
+            g.expand()
+            if self.method.rule.gradient_at is Point.QUANTIZED:
+                g.push(self._quantized(g, self.schedule(self.step_count), i))
+
+    def _quantized(self, g: FlatWeights, sharpness: float, index: int) -> Tensor:
+        if math.isinf(sharpness):
+            return g.scaled(projector(g.units(), g.levels))
+        if not self.method.random:
+            return g.scaled(cast(Quantizer, self.method.quantizer)(g.units(), g.levels, sharpness))
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.step_count) * 31 + index)
+        return g.scaled(cast(RandomQuantizer, self.method.quantizer)(g.units(), g.levels, sharpness, generator))
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One update: move to the starting point, let the wrapped optimizer step, clamp, quantize."""
-        rho = self._rho(self.step_count)
-        if self._keeps_latent:
-            for t in self.targets:
-                t.parameter.copy_(self._latent(t))
-        elif self.rule.gradient_at is Point.LATENT and self.rule.starts_from is Point.QUANTIZED:
-            self._quantize_parameters(rho)
+        rule, sharpness = self.method.rule, self.schedule(self.step_count)
+        for i, g in enumerate(self.groups):
+            g.scale_gradients()
+            if not self._keeps_latent:
+                g.pull()
+            if self.method.backward is not None:
+                factor = self.method.backward(g.units(), g.levels, sharpness)
+                grads = [(p.grad, f) for p, f in zip(g.parameters, g.views(factor), strict=True) if p.grad is not None]
+                for grad, f in grads:
+                    grad.mul_(f)
+            if self._keeps_latent:
+                g.push(g.latent)
+            elif rule.gradient_at is Point.LATENT and rule.starts_from is Point.QUANTIZED:
+                g.push(self._quantized(g, sharpness, i))
         loss = self.base.step(closure)
         self.step_count += 1
-        rho = self._rho(self.step_count)
-        reestimate = self.step_count % self.scale_every == 0 and self.schedule(self.step_count) < math.inf
-        for t in self.targets:
-            if t.estimate_scale and reestimate:
-                t.scale.copy_(nearest_scale(t.parameter, t.levels, t.scale.shape[0] > 1, rounds=1))
-            top = t.levels.values[-1] * self.clamp * t.scale
-            t.parameter.copy_(torch.maximum(torch.minimum(t.parameter, top), -top))
-            if self._keeps_latent:
-                self._latent(t).copy_(t.parameter)
-        if self.rule.gradient_at is Point.QUANTIZED:
-            self._quantize_parameters(rho)
+        sharpness = self.schedule(self.step_count)
+        for i, g in enumerate(self.groups):
+            g.pull()
+            self._move_scales(g)
+            g.limit()
+            if rule.gradient_at is Point.QUANTIZED:
+                values = self._quantized(g, sharpness, i)
+                g.push(values)
+                self._count(g, values)
+            else:
+                g.push(g.latent)
+                self._count(g, g.latent)
+        if self._averaging:
+            self.average_weight += self._rate
         return loss
+
+    def _move_scales(self, g: FlatWeights) -> None:
+        # Thresholds of twn and ttq belong to the latents of the same step; a least-squares scale may lag, and rests when hard.
+        soft = self.method.growth == "hard" or self.schedule(self.step_count) < math.inf
+        threshold = any(t.fit in ("twn", "ttq") for t in g.targets)
+        learned = any(t.learned for t in g.targets)
+        estimated = any(t.fit == "least-squares" for t in g.targets) and self.step_count % self.scale_every == 0 and soft
+        for t in g.targets:
+            if t.learned:
+                t.scale.clamp_(min=1e-8)
+        if threshold or estimated:
+            g.estimate()
+        if threshold or estimated or learned:
+            g.decide()
+            g.expand()
+
+    @property
+    def _averaging(self) -> bool:
+        return self.average_from is not None and self.step_count > self.average_from
+
+    @property
+    def _rate(self) -> float:
+        return float(self.param_groups[0]["lr"])
+
+    def _count(self, g: FlatWeights, values: Tensor) -> None:
+        if g.average is not None and self._averaging:
+            total = self.average_weight + self._rate
+            g.average.lerp_(values, self._rate / total if total > 0 else 1.0)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients of all parameters."""
@@ -199,22 +205,31 @@ class ProxOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def project(self) -> None:
-        """Project the latent weights for good: every target's parameter is exactly in its level set."""
-        for t in self.targets:
-            t.parameter.copy_(projector(self._latent(t), t.levels, t.scale))
+        """Project for good: every target's parameter is exactly in its level set (times its scale)."""
+        for g in self.groups:
+            if not self._keeps_latent:
+                g.pull()
+            kept = g.latent.clone()
+            if g.average is not None and self.average_weight > 0:
+                g.latent.copy_(g.average)
+            g.push(g.scaled(projector(g.units(), g.levels)))
+            g.latent.copy_(kept)
 
     def state_dict(self) -> dict[str, Any]:
-        """The wrapped optimizer's state, with the latent weights, and the step count."""
-        return {**self.base.state_dict(), "step_count": self.step_count, "latent": list(self.latent.values())}
+        """The wrapped optimizer's state, with latent weights, averages, and the step count."""
+        own = {"step_count": self.step_count, "average_weight": self.average_weight}
+        return {**self.base.state_dict(), **own, "latent": list(self.latent.values()), "average": list(self.average.values())}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore what `state_dict` returned; call `refresh` once the model's parameters and scales are restored too."""
         rest = dict(state_dict)
         self.step_count = int(rest.pop("step_count", self.step_count))
-        for kept, value in zip(self.latent.values(), rest.pop("latent", []), strict=True):
-            kept.copy_(value)
+        self.average_weight = float(rest.pop("average_weight", self.average_weight))
+        for mine, name in ((self.latent, "latent"), (self.average, "average")):
+            for kept, value in zip(mine.values(), rest.pop(name, []), strict=True):
+                kept.copy_(value)
         self.base.load_state_dict(rest)
 
     def __repr__(self) -> str:
-        """Name the rule and the wrapped optimizer."""
-        return f"ProxOptimizer({self.rule.name}, {len(self.targets)} targets, {self.base!r})"
+        """Name the targets and the wrapped optimizer."""
+        return f"ProxOptimizer({len(self.targets)} targets, {self.base!r})"

@@ -1,58 +1,77 @@
+"""Each rule against its equation written out; each method through a small run."""
+
 import math
+from typing import get_args
 
 import pytest
 import torch
 
+from bitplane.train.config import MethodName, ModelConfig, OptimizerConfig
+from bitplane.train.errors import ConfigError
+from bitplane.train.flat import Target
 from bitplane.train.levels import LEVEL_SETS
-from bitplane.train.quantizers import piecewise_linear
-from bitplane.train.rules import RULES, Point, ProxOptimizer, RhoSchedule, Target
+from bitplane.train.methods import METHODS, Method, Point, method_of
+from bitplane.train.quantizers import nearest_scale, piecewise_linear, projector
+from bitplane.train.quantizers.scale import mean_above, ternary_threshold
+from bitplane.train.rules import ProxOptimizer
+from bitplane.train.schedules import Sharpness
 
-BINARY = LEVEL_SETS["binary"]
+BINARY, TERNARY = LEVEL_SETS["binary"], LEVEL_SETS["ternary"]
+RULES = ["bc", "pc", "pq", "rpc", "ptq"]
+GROWING = Sharpness("linear", 0.1, math.inf, 10, 10**9)
 
 
-def make(rule, values, lr=0.1, schedule=None):
-    p = torch.nn.Parameter(torch.tensor(values, dtype=torch.float64))
-    target = Target(p, BINARY, torch.ones(1, dtype=torch.float64), False)
-    return p, ProxOptimizer(torch.optim.SGD([p], lr=lr), [target], RULES[rule], schedule or RhoSchedule(0.1, 10, 10**9))
+def hard(step: int) -> float:
+    return math.inf
 
 
-@pytest.mark.parametrize("rule", sorted(RULES))
-def test_each_rule_follows_its_equation(rule):
-    start, lr, schedule = torch.tensor([0.5, -0.2, 0.05, -0.9], dtype=torch.float64), 0.1, RhoSchedule(0.1, 10, 10**9)
+def make(method, values, lr=0.1, schedule=GROWING, levels=BINARY, dtype=torch.float64, **options):
+    p = torch.nn.Parameter(torch.tensor(values, dtype=dtype))
+    target = Target(p, levels, torch.ones([1] * p.dim(), dtype=dtype))
+    schedule = hard if METHODS[method].growth == "hard" else schedule
+    return p, ProxOptimizer(torch.optim.SGD([p], lr=lr), [target], METHODS[method], schedule, **options)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_each_rule_follows_its_equation(name):
+    start, lr = torch.tensor([0.5, -0.2, 0.05, -0.9], dtype=torch.float64), 0.1
     goal = torch.tensor([0.3, 0.4, -0.6, -0.1], dtype=torch.float64)
-    p, optimizer = make(rule, start.tolist(), lr, schedule)
+    p, optimizer = make(name, start.tolist(), lr)
+    rule = METHODS[name].rule
     latent = start.clone()
     for t in range(6):
-        rho = math.inf if rule == "bc" else schedule(t)
+        rho = math.inf if name == "bc" else GROWING(t)
         quantized = piecewise_linear(latent, BINARY, rho, rho)
-        at = quantized if RULES[rule].gradient_at is Point.QUANTIZED else latent
-        base = quantized if RULES[rule].starts_from is Point.QUANTIZED else latent
-        if rule == "pq" and t == 0:
-            latent = quantized
-            base = at = latent
-        elif rule == "pq":
-            base = at = piecewise_linear(latent, BINARY, rho, rho)
+        if name == "ptq":
+            quantized = latent
+        at = quantized if rule.gradient_at is Point.QUANTIZED else latent
+        base = quantized if rule.starts_from is Point.QUANTIZED else latent
+        if name == "pq":
+            base = at = quantized
         latent = (base - lr * 2 * (at - goal)).clamp(-1, 1)
         optimizer.zero_grad()
         ((p - goal) ** 2).sum().backward()
         optimizer.step()
-    rho = math.inf if rule == "bc" else schedule(6)
-    expected = piecewise_linear(latent, BINARY, rho, rho) if RULES[rule].gradient_at is Point.QUANTIZED else latent
+    rho = math.inf if name == "bc" else GROWING(6)
+    expected = piecewise_linear(latent, BINARY, rho, rho) if rule.gradient_at is Point.QUANTIZED else latent
     torch.testing.assert_close(p.detach(), expected)
 
 
-@pytest.mark.parametrize("rule", sorted(RULES))
-def test_projected_weights_are_levels_and_come_back(rule):
-    p, optimizer = make(rule, [0.3, -0.7])
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_projected_weights_are_levels_and_come_back(name):
+    levels = LEVEL_SETS[METHODS[name].levels[0]]
+    method = METHODS[name]
+    schedule = Sharpness(method.growth, method.first or 0.1, method.last, 10, 10**9)
+    p, optimizer = make(name, [0.3, -0.7], levels=levels, schedule=schedule)
     before = p.detach().clone()
     with optimizer.projected():
-        assert set(p.tolist()) <= {-1.0, 1.0}
+        assert set(p.tolist()) <= set(levels.values)
     assert torch.equal(p.detach(), before)
 
 
-def run_on_half_square(rule, schedule, steps=400):
+def run_on_half_square(name, schedule=GROWING, steps=400):
     # minimize w^2 / 2 over {-1, 1}: the gradient at w = +-1 is +-1, so a fixed quantizer sends w* back and forth for ever
-    p, optimizer = make(rule, [0.05], 0.1, schedule)
+    p, optimizer = make(name, [0.05], 0.1, schedule)
     seen = []
     for _ in range(steps):
         optimizer.zero_grad()
@@ -62,41 +81,174 @@ def run_on_half_square(rule, schedule, steps=400):
     return seen
 
 
-def test_a_fixed_quantiser_oscillates_for_ever():
-    tail = run_on_half_square("bc", RhoSchedule(0.1, 10, 10**9))[-100:]
-    assert {-1.0, 1.0} == set(tail)
+def test_a_fixed_quantizer_oscillates_for_ever():
+    assert set(run_on_half_square("bc")[-100:]) == {-1.0, 1.0}
 
 
-def test_a_growing_quantiser_converges_under_proxquant():
-    tail = run_on_half_square("pq", RhoSchedule(0.01, 1, 10**9))[-100:]
+def test_a_growing_quantizer_converges_under_proxquant():
+    tail = run_on_half_square("pq", Sharpness("linear", 0.01, math.inf, 1, 10**9))[-100:]
     assert len(set(tail)) == 1
     assert abs(tail[0]) == 1.0
 
 
-def test_the_schedule_grows_linearly_and_then_is_hard():
-    s = RhoSchedule(0.01, 5, 20)
-    assert [s(0), s(5), s(10)] == pytest.approx([0.01, 0.02, 0.03])
-    assert s(20) == math.inf
+@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("levels", sorted(LEVEL_SETS))
+def test_every_method_ends_in_its_level_set(name, levels):
+    """With two level sets in one optimizer, on a least-squares problem whose loss falls."""
+    method = METHODS[name]
+    if levels not in method.levels:
+        levels = method.levels[0]
+    torch.manual_seed(0)
+    x, goal = torch.randn(64, 20), torch.randn(20, 6)
+    a, b = torch.nn.Parameter(torch.randn(8, 20) * 0.3), torch.nn.Parameter(torch.randn(6, 8) * 0.3)
+    fit = method.fit or "least-squares"
+    option = "two-sided" if fit == "ttq" else "layer"
+    sets = [LEVEL_SETS[levels], TERNARY if "ternary" in method.levels else BINARY]
+    targets = [
+        Target(w, q, torch.ones(2, 1) if fit == "ttq" else nearest_scale(w, q, False), option, fit)
+        for w, q in zip((a, b), sets, strict=True)
+    ]
+    scales = [t.scale for t in targets if t.learned]
+    schedule = Sharpness(method.growth, method.first or 0.01, method.last, 5, 150)
+    optimizer = ProxOptimizer(torch.optim.SGD([a, b, *scales], lr=2e-3), targets, method, schedule, clamp=3.0)
+    losses = []
+    for _ in range(200):
+        optimizer.zero_grad()
+        loss = ((torch.relu(x @ a.T) @ b.T - x @ goal) ** 2).mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    optimizer.project()
+    for w, t in zip((a, b), targets, strict=True):
+        units = w.detach() / torch.where(w < 0, t.scale[-1:], t.scale[:1])
+        distance = (units[..., None] - torch.tensor(t.levels.values)).abs().min(-1).values
+        assert distance.max() < 1e-6
+    assert min(losses) < losses[0]
+    assert math.isfinite(losses[-1])
+
+
+def test_a_learned_scale_moves_along_the_gradient_of_the_loss():
+    w = torch.nn.Parameter(torch.tensor([[0.4, -0.9, 0.1, 0.8]], dtype=torch.float64))
+    scale = torch.full((1, 1), 0.5, dtype=torch.float64)
+    target = Target(w, TERNARY, scale, "layer", "learned")
+    optimizer = ProxOptimizer(torch.optim.SGD([w, scale], lr=0.1), [target], METHODS["bc"], hard)
+    codes = torch.tensor([[1.0, -1.0, 0.0, 1.0]], dtype=torch.float64)
+    torch.testing.assert_close(w.detach(), codes * 0.5)
+    free = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    (codes * free).pow(2).mul(torch.arange(1.0, 5)).sum().backward()
+    w.pow(2).mul(torch.arange(1.0, 5)).sum().backward()
+    optimizer.step()
+    torch.testing.assert_close(scale.item(), 0.5 - 0.1 * free.grad.item() / math.sqrt(4))
+
+
+def test_twn_and_ttq_decide_by_their_thresholds():
+    w = torch.nn.Parameter(torch.tensor([[0.05, -0.3, 0.6, 1.0]]))
+    for fit, method, option in (("twn", "twn", "layer"), ("ttq", "ttq", "two-sided")):
+        scale = torch.full((2 if fit == "ttq" else 1, 1), 0.7)
+        start = w.detach().clone()
+        p = torch.nn.Parameter(start.clone())
+        ProxOptimizer(torch.optim.SGD([p], lr=0.1), [Target(p, TERNARY, scale, option, fit)], METHODS[method], hard)
+        threshold = 0.7 * start.abs().mean() if fit == "twn" else 0.05 * start.abs().max()
+        torch.testing.assert_close(p.detach(), 0.7 * start.sign() * (start.abs() >= threshold))
+    assert ternary_threshold(w, False, "twn").item() == pytest.approx(0.7 * 0.4875)
+    assert mean_above(w, ternary_threshold(w, False, "twn")).item() == pytest.approx(0.8)
+    assert mean_above(w, torch.tensor([[0.1]]), -1).item() == pytest.approx(0.3)
+
+
+def test_the_backward_map_multiplies_the_gradient():
+    p, optimizer = make("bnn", [0.5, -0.5], lr=0.1, clamp=3.0)
+    optimizer.groups[0].latent.copy_(torch.tensor([2.0, -0.5]))
+    p.grad = torch.tensor([1.0, 1.0], dtype=torch.float64)
+    optimizer.step()
+    torch.testing.assert_close(optimizer.latent[p], torch.tensor([2.0, -0.6], dtype=torch.float64))
+
+
+def test_averaged_iterates_are_weighted_by_the_learning_rate():
+    p, optimizer = make("pc", [0.9, -0.2], lr=0.1, average_from=2)
+    total, weight = torch.zeros(2, dtype=torch.float64), 0.0
+    for t in range(6):
+        optimizer.param_groups[0]["lr"] = lr = 0.1 + 0.05 * t
+        p.grad = torch.cos(p.detach() * (t + 1))
+        optimizer.step()
+        if t >= 2:
+            total, weight = total + lr * p.detach(), weight + lr
+    torch.testing.assert_close(optimizer.average[p], total / weight)
+    expected = projector(total / weight, BINARY)
+    optimizer.project()
+    assert torch.equal(p.detach(), expected)
+
+
+def test_random_quantizers_draw_by_seed_and_step():
+    def run(seed: int) -> list[list[float]]:
+        p, optimizer = make("bc-stochastic", [0.1] * 40, schedule=Sharpness("constant", 0, 0, 1, 10**9), seed=seed)
+        seen = []
+        for _ in range(3):
+            p.grad = torch.zeros_like(p)
+            optimizer.step()
+            seen.append(p.tolist())
+        return seen
+
+    assert run(1) == run(1)
+    assert run(1) != run(2)
+    assert run(1)[0] != run(1)[1]
 
 
 @pytest.mark.parametrize("base", [torch.optim.SGD, torch.optim.Adam])
 def test_a_restored_optimizer_goes_on_as_the_first_would_have(base: type[torch.optim.Optimizer]) -> None:
+    start = torch.tensor([[0.4, -0.2, 0.7]])
+
     def make(values: torch.Tensor) -> tuple[torch.nn.Parameter, ProxOptimizer]:
         w = torch.nn.Parameter(values.clone())
-        target = Target(w, LEVEL_SETS["ternary"], torch.ones(1), False)
-        return w, ProxOptimizer(base([w], lr=0.05), [target], RULES["pc"], lambda step: 0.1 * step)
+        target = Target(w, LEVEL_SETS["ternary"], torch.ones(1, 1))
+        return w, ProxOptimizer(base([w], lr=0.05), [target], METHODS["pc"], lambda step: 0.1 * step, average_from=1)
 
-    start = torch.tensor([[0.4, -0.2, 0.7]])
     w, optimizer = make(start)
     for _ in range(3):
         w.grad = torch.cos(w.detach())
         optimizer.step()
     v, restored = make(torch.zeros_like(start))
     restored.load_state_dict(optimizer.state_dict())
-    with torch.no_grad():
-        v.copy_(w)
+    restored.refresh()
+    assert torch.equal(v, w)
     for parameter, o in ((w, optimizer), (v, restored)):
         for _ in range(3):
             parameter.grad = torch.cos(parameter.detach())
             o.step()
+        o.project()
     assert torch.equal(v, w)
+
+
+def test_channels_last_parameters_keep_their_values():
+    torch.manual_seed(0)
+    w = torch.randn(4, 3, 3, 3)
+    scale = nearest_scale(w, TERNARY, True)
+    out = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        p = torch.nn.Parameter(w.clone(memory_format=layout))
+        target = Target(p, TERNARY, scale.clone(), "channel", "least-squares")
+        o = ProxOptimizer(torch.optim.SGD([p], lr=0.1), [target], METHODS["pc"], lambda t: 0.1, scale_every=1)
+        for _ in range(3):
+            p.grad = torch.sin(7 * p.detach()).contiguous(memory_format=layout)
+            o.step()
+        out.append(p.detach().contiguous())
+    torch.testing.assert_close(*out)
+
+
+def test_the_table_of_methods_is_the_one_that_the_command_line_offers():
+    assert set(get_args(MethodName)) == set(METHODS)
+    assert all(isinstance(m, Method) for m in METHODS.values())
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "model", "complaint"),
+    [
+        ({"method": "twn"}, {"weights": "binary"}, "defined for ternary weights, not binary"),
+        ({"method": "ttq"}, {}, "needs `scale` two-sided"),
+        ({}, {"scale": "two-sided"}, "goes with `method` ttq"),
+        ({"method": "parq"}, {"scale": "none"}, "estimates scales"),
+        ({"soft": 1.0}, {}, "no step for the hard projection"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(optimizer, model, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        method_of(OptimizerConfig(**optimizer), ModelConfig(**model))

@@ -5,38 +5,17 @@ normalization the network's pixel input uses. Training batches are made by `bitp
 """
 
 import json
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from bitplane.train.config import DataConfig
 from bitplane.train.data.dataset import Dataset, Split
 from bitplane.train.data.folder import load_folder
 from bitplane.train.errors import ConfigError, DataError
-from bitplane.train.fields import check_fields
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Which images to train on; a value that cannot be used raises ConfigError.
-
-    Attributes:
-        name: "digits", "cifar10", "cifar100", or the path of a folder `train/<class>/*` and `test/<class>/*`.
-        directory: where torchvision's CIFAR files are, or are put.
-        download: download CIFAR if it is not in `directory`.
-        size: side in pixels to which the images of a folder are resized; 0 keeps theirs, which must then agree.
-    """
-
-    name: str = "digits"
-    directory: str = "data"
-    download: bool = False
-    size: int = 0
-
-    def __post_init__(self) -> None:
-        check_fields(self, size=(0, math.inf))
 
 
 def load_data(config: DataConfig) -> Dataset:
@@ -46,14 +25,26 @@ def load_data(config: DataConfig) -> Dataset:
         DataError: files are missing, unreadable, empty or of different sizes; the message names them.
         ConfigError: the name is neither a known data set nor a folder.
     """
-    if config.name == "digits":
+    data = _load(config)
+    if len(data.test.labels) == 0 or len(data.train.labels) - config.holdout < 2:
+        raise DataError(f"{config.data}: needs at least 2 training images (besides {config.holdout} held out) and 1 test image")
+    if config.holdout == 0:
+        return data
+    order = torch.randperm(len(data.train.labels), generator=torch.Generator().manual_seed(0))
+    kept, held = order[config.holdout :].sort().values, order[: config.holdout].sort().values
+    splits = [Split(data.train.images[i], data.train.labels[i]) for i in (kept, held)]
+    return replace(data, train=splits[0], test=splits[1])
+
+
+def _load(config: DataConfig) -> Dataset:
+    if config.data == "digits":
         return _digits()
-    if config.name in ("cifar10", "cifar100"):
+    if config.data in ("cifar10", "cifar100"):
         return _cifar(config)
-    if Path(config.name).is_dir():
-        train, test, classes = load_folder(Path(config.name), config.size)
-        return _dataset(Path(config.name).absolute().name, train, test, classes, flip=True)
-    raise ConfigError(f"data '{config.name}' is neither digits, cifar10, cifar100 nor an existing folder")
+    if Path(config.data).is_dir():
+        train, test, classes = load_folder(Path(config.data), config.size)
+        return _dataset(Path(config.data).absolute().name, train, test, classes, flip=True)
+    raise ConfigError(f"data '{config.data}' is neither digits, cifar10, cifar100 nor an existing folder")
 
 
 def _dataset(name: str, train: Split, test: Split, classes: tuple[str, ...], flip: bool) -> Dataset:
@@ -80,15 +71,15 @@ def _digits() -> Dataset:
 def _cifar(config: DataConfig) -> Dataset:
     from torchvision.datasets import CIFAR10, CIFAR100
 
-    make: Callable[..., CIFAR10] = CIFAR10 if config.name == "cifar10" else CIFAR100
+    make: Callable[..., CIFAR10] = CIFAR10 if config.data == "cifar10" else CIFAR100
     try:
-        parts = [make(config.directory, train=t, download=config.download) for t in (True, False)]
+        parts = [make(config.data_dir, train=t, download=config.download) for t in (True, False)]
     except RuntimeError as e:
-        raise DataError(f"{config.directory}: no intact {config.name} there; add --download to fetch it") from e
+        raise DataError(f"{config.data_dir}: no intact {config.data} there; add --download to fetch it") from e
     except (OSError, json.JSONDecodeError) as e:
-        raise DataError(f"{config.directory}: {config.name} cannot be read or downloaded ({e})") from e
+        raise DataError(f"{config.data_dir}: {config.data} cannot be read or downloaded ({e})") from e
     train, test = (
         Split(torch.from_numpy(p.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(p.targets, dtype=torch.int64))
         for p in parts
     )
-    return _dataset(config.name, train, test, tuple(parts[0].classes), flip=True)
+    return _dataset(config.data, train, test, tuple(parts[0].classes), flip=True)

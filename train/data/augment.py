@@ -1,4 +1,4 @@
-"""Training batches: shuffled, sharded over processes, randomly cropped and mirrored, all by gathering on one device."""
+"""Training batches: shuffled, cut into slices for processes and accumulation, cropped and mirrored, all on one device."""
 
 from collections.abc import Iterator
 
@@ -6,49 +6,77 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bitplane.train.data import Dataset
+from bitplane.train.data.dataset import Dataset
+from bitplane.train.errors import ConfigError
 
 
 class BatchLoader:
     """Epochs of augmented training batches; the same seed and epoch give the same batches on any device.
 
+    A batch is cut into `world * parts` equal slices: process r computes slices r, r + world, ... one after the other, so that
+    all processes together see the batch that a single one would see.
+
     Args:
         data: the data set; its training split is copied to `device` and padded there once.
-        batch_size: images a process and step.
+        batch_size: images of a batch, over all slices.
         device: where batches are made.
         seed: seed of order, crops and flips.
         rank: number of this process.
-        world: number of processes; each takes every `world`-th image of the shuffled order.
+        world: number of processes.
+        parts: slices of a batch that each process computes.
+
+    Raises:
+        ConfigError: a batch cannot be cut into equal slices.
     """
 
-    def __init__(self, data: Dataset, batch_size: int, device: torch.device, seed: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, data: Dataset, batch_size: int, device: torch.device, seed: int, rank: int = 0, world: int = 1, parts: int = 1
+    ) -> None:
+        self.batch_size = min(batch_size, len(data.train.labels))
+        if self.batch_size % (world * parts):
+            raise ConfigError(
+                f"`batch_size` (={self.batch_size}) must be divisible by {world} processes times `accumulate` (={parts})"
+            )
         self.data = data
-        self.batch_size = batch_size
-        self.seed, self.rank, self.world = seed, rank, world
+        self.seed, self.rank, self.world, self.parts = seed, rank, world, parts
         c = data.crop
         self.padded = functional.pad(data.train.images.to(device), (c, c, c, c), value=data.zero_point)
         self.labels = data.train.labels.to(device)
 
     def __len__(self) -> int:
-        """Steps an epoch; an incomplete last batch is left out unless it is the only one."""
-        return max(1, len(self.labels) // self.world // self.batch_size)
+        """Batches an epoch; an incomplete last one is left out."""
+        return len(self.labels) // self.batch_size
 
-    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (uint8 [B, C, H, W] channels-last, int64 [B]) of epoch `number`."""
+    def epoch(self, number: int, *, whole: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield this process's slices of epoch `number`, `parts` of them a batch.
+
+        Args:
+            number: of the epoch, from 0.
+            whole: yield whole batches instead, the same in every process.
+
+        Yields:
+            uint8 [B, C, H, W] channels-last, int64 [B].
+        """
         # Everything random is drawn on the CPU: device generators differ.
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
         order = torch.randperm(len(self.labels), generator=generator)
         dy, dx = torch.randint(0, 2 * self.data.crop + 1, (2, len(order)), generator=generator)
         flip = torch.rand(len(order), generator=generator) < (0.5 if self.data.flip else 0.0)
-        device = self.labels.device
-        height, width = self.data.train.images.shape[-2:]
-        rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
-        mine = torch.arange(self.rank, len(order), self.world)
+        order, dy, dx, flip = (t.to(self.labels.device) for t in (order, dy, dx, flip))
         for step in range(len(self)):
-            at = mine[step * self.batch_size : (step + 1) * self.batch_size]
-            index = order[at].to(device)
-            y = dy[at].to(device)[:, None] + rows
-            x = torch.where(flip[at].to(device)[:, None], columns.flip(0), columns) + dx[at].to(device)[:, None]
-            # Advanced indices around the channel slice put the channels last.
-            batch = self.padded[index[:, None, None], :, y[:, :, None], x[:, None, :]]
-            yield batch.permute(0, 3, 1, 2), self.labels[index]
+            batch = slice(step * self.batch_size, (step + 1) * self.batch_size)
+            picked = [t[batch] for t in (order, dy, dx, flip)]
+            if whole:
+                yield self._gather(*picked)
+                continue
+            for part in range(self.parts):
+                yield self._gather(*(t[part * self.world + self.rank :: self.world * self.parts] for t in picked))
+
+    def _gather(self, index: Tensor, dy: Tensor, dx: Tensor, flip: Tensor) -> tuple[Tensor, Tensor]:
+        height, width = self.data.train.images.shape[-2:]
+        rows, columns = torch.arange(height, device=index.device), torch.arange(width, device=index.device)
+        y = dy[:, None] + rows
+        x = torch.where(flip[:, None], columns.flip(0), columns) + dx[:, None]
+        # Advanced indices around the channel slice put the channels last.
+        batch = self.padded[index[:, None, None], :, y[:, :, None], x[:, None, :]]
+        return batch.permute(0, 3, 1, 2), self.labels[index]

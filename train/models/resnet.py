@@ -10,90 +10,17 @@ The second form is Bi-Real Net's (Liu et al., ECCV 2018): a shortcut around ever
 convolution of shortcut form B reads the codes of quant1, as the block's first convolution does.
 """
 
-import math
-from dataclasses import dataclass
-from typing import Literal
+import fnmatch
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from bitplane.train.activations import activation_quantizer
+from bitplane.train.config import ARCHITECTURES, ModelConfig
 from bitplane.train.errors import ConfigError
-from bitplane.train.fields import check_fields
-from bitplane.train.layers import LowBitConv2d, PadShortcut, PixelInput, ScaleOption
+from bitplane.train.layers import LowBitConv2d, PadShortcut, PixelInput
 from bitplane.train.levels import LEVEL_SETS
-
-Weights = Literal["binary", "ternary", "quaternary", "float"]
-Activations = Literal[32, 8, 4, 2, 1]
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """Shape of a ResNet.
-
-    Attributes:
-        blocks: residual blocks in each stage.
-        widths: channels of each stage (before a bottleneck's expansion).
-        bottleneck: bottleneck blocks instead of basic ones.
-        imagenet_stem: 7x7 convolution of stride 2 and max-pooling, instead of one 3x3 convolution.
-        shortcut: default form of the shortcuts that change shape.
-    """
-
-    blocks: tuple[int, ...]
-    widths: tuple[int, ...]
-    bottleneck: bool
-    imagenet_stem: bool
-    shortcut: Literal["A", "B"]
-
-
-def _cifar(depth: int) -> Architecture:
-    return Architecture(((depth - 2) // 6,) * 3, (16, 32, 64), bottleneck=False, imagenet_stem=False, shortcut="A")
-
-
-def _torchvision(blocks: tuple[int, ...], bottleneck: bool = False) -> Architecture:
-    return Architecture(blocks, (64, 128, 256, 512), bottleneck, imagenet_stem=True, shortcut="B")
-
-
-ARCHITECTURES = {
-    **{f"resnet{depth}": _cifar(depth) for depth in (20, 32, 44, 56, 110)},
-    "resnet18": _torchvision((2, 2, 2, 2)),
-    "resnet34": _torchvision((3, 4, 6, 3)),
-    "resnet50": _torchvision((3, 4, 6, 3), bottleneck=True),
-}
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Everything that determines a network's structure; a value that cannot be used raises ConfigError.
-
-    Attributes:
-        model: a key of `ARCHITECTURES`.
-        weights: level set of the convolutions between stem and classifier, or "float".
-        activations: bits of the activations those convolutions read; 32 is float.
-        shortcut: "A" (subsample and pad) or "B" (1x1 convolution); "default" takes the architecture's own.
-        scale: factor of the level set: "none" (the fixed set), one a "layer", or one a "channel".
-        classes: number of classes.
-        channels: image channels.
-        zero_point: pixel that becomes 0.
-        pixel_scale: pixels that become 1.
-    """
-
-    model: str = "resnet20"
-    weights: Weights = "ternary"
-    activations: Activations = 2
-    shortcut: Literal["A", "B", "default"] = "default"
-    scale: ScaleOption = "channel"
-    classes: int = 10
-    channels: int = 3
-    zero_point: int = 121
-    pixel_scale: float = 64.0
-
-    def __post_init__(self) -> None:
-        many = (1, math.inf)
-        check_fields(self, classes=many, channels=many, zero_point=(0, 255), pixel_scale=(1e-6, math.inf))
-        if self.model not in ARCHITECTURES:
-            raise ConfigError(f"model '{self.model}' is unknown; choose one of {', '.join(ARCHITECTURES)}")
 
 
 class BasicBlock(nn.Module):
@@ -183,6 +110,7 @@ class ResNet(nn.Module):
             self.stages.append(f"layer{i + 1}")
             setattr(self, self.stages[-1], nn.Sequential(*layers))
         self.fc = nn.Linear(channels, config.classes)
+        _choose_levels(self.low_bit_layers(), config.layer_weights)
         for m in self.modules():
             if isinstance(m, nn.Conv2d):
                 nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
@@ -234,3 +162,13 @@ def _shortcut(downsample: nn.Module | None, x: Tensor, a: Tensor) -> Tensor:
     if downsample is None:
         return x
     return downsample(x if isinstance(downsample, PadShortcut) else a)
+
+
+def _choose_levels(layers: dict[str, LowBitConv2d], entries: tuple[str, ...]) -> None:
+    for entry in entries:
+        pattern, _, name = entry.partition("=")
+        found = [layer for n, layer in layers.items() if fnmatch.fnmatchcase(n, pattern)]
+        if not found:
+            raise ConfigError(f"`layer_weights` (={entry}) matches none of {', '.join(layers)}")
+        for layer in found:
+            layer.levels = LEVEL_SETS[name]

@@ -1,12 +1,19 @@
-"""Tables as text."""
+"""What commands share: a user's mistake, JSON files, and tables as text."""
 
+import json
+import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bitplane.runtime import LayerInfo
 
 HEADS = ("layer", "weight", "output", "weights", "in", "M mul-adds", "bytes", "smaller", "kernel")
+
+
+class UsageError(Exception):
+    """An argument that cannot be used."""
 
 
 def layer_table(layers: Sequence["LayerInfo"]) -> str:
@@ -40,3 +47,25 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: set[int]) 
         return text.rjust(widths[column]) if column in right else text.ljust(widths[column])
 
     return "\n".join("  ".join(cell(text, i) for i, text in enumerate(line)).rstrip() for line in lines)
+
+
+def write_json(path: Path | None, value: Any) -> None:
+    """Write `value` as JSON, whole or not at all; no path, no file."""
+    if path is not None:
+        write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path}: exists and is not a regular file; choose another path")
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("w") as f:
+            f.write(text)
+            f.flush()
+            os.fsync(f.fileno())
+        temporary.replace(path)
+    except OSError as e:
+        temporary.unlink(missing_ok=True)
+        raise UsageError(f"{path}: cannot be written ({e.strerror}); choose another path or free some space") from e

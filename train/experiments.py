@@ -1,0 +1,332 @@
+"""Experiments as files: a description names runs, one command trains those that are missing and collects all results.
+
+A description (TOML) has options common to all runs, groups of runs, and published figures to set beside them:
+
+    title = "..."
+    [common]                         # options of `bitplane train`, by their names there
+    [[group]]
+    name = "end to end"
+    init = "float"                   # optional: start from the finished run of that group with the same model
+    columns = "method"               # axis that the table shows as columns
+    options = { scale = "none" }
+    axes = { seed = [0, 1, 2], weights = ["binary", "ternary"], method = ["bc", "pc"] }     # the first varies slowest
+    [[group.override]]
+    when = { method = "pq" }
+    options = { rho_0 = 1e-4 }
+    [[reference]]
+    group = "end to end"
+    when = { weights = "binary", method = "bc" }
+    top1 = 87.51
+
+On disk: OUTPUT/<group>/<axis values>-e<epochs>/ is an ordinary run, with a lock beside it while a process works on it, so that
+several processes can share one description: each takes the next run that is neither finished nor taken. Results are a list
+of records, one a run (`Record`), that `merge` adds to a file; the page is generated from that file alone.
+"""
+
+import itertools
+import json
+import shutil
+import statistics
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from bitplane.train.checkpoint import read_config, read_json, with_data
+from bitplane.train.config import TrainConfig, flat, from_flat
+from bitplane.train.data.dataset import Dataset
+from bitplane.train.errors import BitplaneError, CheckpointError, ConfigError
+
+FROM_DATA = ("classes", "channels", "zero_point", "pixel_scale")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ along axes; see the module's docstring."""
+
+    name: str
+    axes: Mapping[str, list[Any]]
+    columns: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    init: str = ""
+    override: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A description as read."""
+
+    title: str
+    about: str
+    groups: list[Group]
+    common: Mapping[str, Any]
+    reference: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run of a description.
+
+    Attributes:
+        group: its group.
+        axes: its value on each axis.
+        config: the run.
+        folder: where it is, under the output folder.
+    """
+
+    group: Group
+    axes: dict[str, Any]
+    config: TrainConfig
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished run in a results file.
+
+    Attributes:
+        group: name of its group.
+        axes: its value on each axis.
+        epochs: passes over the training images.
+        top1: accuracy of the last epoch on the test split.
+        train_loss: of the last epoch.
+        seconds: of training.
+        device: where it ran.
+        torch: version.
+        init: top-1 accuracy and epochs of the run it started from; empty for a random start.
+    """
+
+    group: str
+    axes: dict[str, Any]
+    epochs: int
+    top1: float
+    train_loss: float
+    seconds: float
+    device: str
+    torch: str
+    init: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """What a record replaces an older one by."""
+        return json.dumps([self.group, self.axes, self.epochs], sort_keys=True)
+
+
+def read_experiment(path: Path) -> Experiment:
+    """Read a description.
+
+    Raises:
+        ConfigError: missing, no TOML, or a table has an unknown or missing field.
+    """
+    try:
+        values = tomllib.loads(path.read_text())
+    except (OSError, ValueError) as e:
+        raise ConfigError(f"{path}: not a readable experiment description ({e})") from e
+    try:
+        groups = [Group(**g) for g in values.pop("group")]
+        title, common = values.pop("title"), values.pop("common", {})
+        experiment = Experiment(title, values.pop("about", ""), groups, common, values.pop("reference", []))
+        for r in experiment.reference:
+            if missing := {"group", "when", "top1"} - set(r):
+                raise KeyError(f"`{min(missing)}` of a reference")
+    except (KeyError, TypeError) as e:
+        raise ConfigError(f"{path}: {str(e).replace('Group.__init__()', 'a group')} is missing or not a field") from e
+    if values:
+        raise ConfigError(f"{path}: `{next(iter(values))}` is not a field of a description")
+    names = [g.name for g in groups]
+    for g in groups:
+        if g.init and g.init not in names[: names.index(g.name)]:
+            raise ConfigError(f"{path}: group '{g.name}' starts from '{g.init}', which is no group before it")
+        if g.columns not in g.axes:
+            raise ConfigError(f"{path}: group '{g.name}' has no axis '{g.columns}' for its columns")
+    return experiment
+
+
+def plan(experiment: Experiment, output: Path, options: Mapping[str, Any]) -> list[Planned]:
+    """All runs of a description, in the order in which they are trained.
+
+    Args:
+        experiment: the description.
+        output: folder of all runs.
+        options: options that override the description's (epochs, data, ...).
+
+    Raises:
+        ConfigError: an option is unknown or has a value that cannot be used.
+    """
+    planned = []
+    for g in experiment.groups:
+        for values in itertools.product(*g.axes.values()):
+            axes = dict(zip(g.axes, values, strict=True))
+            chosen = {**experiment.common, **g.options, **axes}
+            for o in g.override:
+                if _matches(o["when"], axes):
+                    chosen |= o["options"]
+            config = from_flat({**chosen, **options})
+            name = "-".join(f"{k[0]}{v}" if not isinstance(v, str) else v for k, v in axes.items())
+            planned.append(Planned(g, axes, config, output / g.name.replace(" ", "-") / f"{name}-e{config.epochs}"))
+    return planned
+
+
+def run_missing(
+    planned: list[Planned],
+    chosen: list[Planned],
+    load: Callable[[], Dataset],
+    *,
+    init: Path | None = None,
+    progress: bool = True,
+) -> list[str]:
+    """Train what is neither finished nor being trained by another process.
+
+    Args:
+        planned: of `plan`.
+        chosen: those of them to train.
+        load: gives the data; called once, when there is something to train.
+        init: finished run that replaces the one which a group's `init` names.
+        progress: show progress.
+
+    Returns:
+        One line for each run that could not be trained; the others were finished nevertheless.
+    """
+    from bitplane.train.loop import train  # pulls in torch and accelerate: collecting does without
+
+    failures, data = [], None
+    for p in chosen:
+        if (p.folder / "final" / "result.json").exists():
+            continue
+        p.folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(p.folder.with_name(f".{p.folder.name}.lock"), timeout=0):
+                if (p.folder / "final" / "result.json").exists():
+                    continue
+                data = data or load()
+                if progress:
+                    print(f"{p.folder}", flush=True)  # noqa: T201
+                resume = _prepare(p, data)
+                train(p.config, p.folder, resume=resume, init=_init_of(p, planned, init), progress=progress, data=data)
+        except Timeout:
+            continue
+        except BitplaneError as e:
+            failures.append(" ".join(str(e).split()))
+    return failures
+
+
+def _prepare(p: Planned, data: Dataset) -> bool:
+    # True if there is a checkpoint to resume from; a run that was killed before its first one starts again.
+    if not (p.folder / "config.json").exists():
+        return False
+    sample = data.train.images
+    wanted = flat(with_data(p.config, len(data.classes), sample.shape[1], data.zero_point, data.pixel_scale))
+    for key, value in flat(read_config(p.folder)).items():
+        if wanted[key] != value:
+            raise CheckpointError(
+                f"{p.folder}: was trained with {key} {value}, the description now asks for {wanted[key]}; remove the folder or"
+                " choose another output"
+            )
+    if list((p.folder / "checkpoints").glob("epoch-*")):
+        return True
+    shutil.rmtree(p.folder)
+    return False
+
+
+def _init_of(p: Planned, planned: list[Planned], init: Path | None) -> Path | None:
+    if not p.group.init:
+        return None
+    if init is not None:
+        return init
+    shared = {k: v for k, v in p.axes.items() if k == "model"}
+    found = [q.folder for q in planned if q.group.name == p.group.init and _matches(shared, q.axes)]
+    finished = [f for f in found if (f / "final").exists()]
+    if not finished:
+        raise CheckpointError(f"{p.folder}: starts from {found[0] if found else p.group.init}, which is not finished yet")
+    return finished[0]
+
+
+def collect(planned: list[Planned], init: Path | None = None) -> list[Record]:
+    """Records of the finished ones among `planned`."""
+    records = []
+    for p in planned:
+        if not (p.folder / "final" / "result.json").exists():
+            continue
+        result = read_json(p.folder / "final" / "result.json")
+        begun: dict[str, Any] = {}
+        if (source := _init_of(p, planned, init)) is not None:
+            first = read_json(source / "final" / "result.json")
+            begun = {"top1": first["test_top1"], "epochs": first["epochs"]}
+        records.append(
+            Record(
+                p.group.name, p.axes, result["epochs"], result["test_top1"], result["train_loss"], result["seconds"],
+                result["device"], result["torch"], begun,
+            )
+        )  # fmt: skip
+    return records
+
+
+def read_records(path: Path) -> list[Record]:
+    """The records of a results file; none if there is no such file.
+
+    Raises:
+        CheckpointError: it is no results file.
+    """
+    if not path.exists():
+        return []
+    try:
+        return [Record(**r) for r in read_json(path)["runs"]]
+    except (TypeError, KeyError) as e:
+        raise CheckpointError(f"{path}: not a results file of `bitplane experiments` ({e})") from e
+
+
+def merge(old: list[Record], new: list[Record]) -> list[Record]:
+    """All records, the new ones in place of old ones of the same run."""
+    return list(({r.key: r for r in old} | {r.key: r for r in new}).values())
+
+
+def document(experiment: Experiment, records: list[Record]) -> dict[str, Any]:
+    """A results file's content."""
+    return {"title": experiment.title, "runs": [asdict(r) for r in records]}
+
+
+def page(experiment: Experiment, records: list[Record]) -> str:
+    """The results as Markdown: for each group and budget a table, mean ± standard deviation (seeds) of the top-1 accuracy."""
+    lines = [f"# {experiment.title}", "", experiment.about.strip(), ""]
+    for g in experiment.groups:
+        mine = [r for r in records if r.group == g.name]
+        for epochs in sorted({r.epochs for r in mine}, reverse=True):
+            lines += _table(experiment, g, [r for r in mine if r.epochs == epochs], epochs)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _table(experiment: Experiment, g: Group, records: list[Record], epochs: int) -> Iterator[str]:
+    columns = [c for c in g.axes[g.columns] if any(r.axes[g.columns] == c for r in records)]
+    rows = [k for k in g.axes if k not in ("seed", g.columns)]
+    yield from (f"## {g.name[0].upper()}{g.name[1:]}, {epochs} epochs", "")
+    starts = sorted({(round(100 * r.init["top1"], 2), r.init["epochs"]) for r in records if r.init})
+    if starts:
+        yield "Started from " + ", ".join(f"a float network of {t:.2f} % ({e} epochs)" for t, e in starts) + "."
+    devices = sorted({f"{r.device}, torch {r.torch}" for r in records})
+    seconds = statistics.median(r.seconds / r.epochs for r in records)
+    yield from (f"{'; '.join(devices)}; {seconds:.1f} s an epoch (median).", "")
+    yield "| " + " | ".join([*rows, *map(str, columns)]) + " |"
+    yield "|" + "---|" * (len(rows) + len(columns))
+    for values in itertools.product(*(g.axes[k] for k in rows)):
+        at = dict(zip(rows, values, strict=True))
+        cells = [_cell(experiment, g, records, at | {g.columns: c}) for c in columns]
+        if any(cells):
+            yield "| " + " | ".join([*map(str, values), *cells]) + " |"
+    yield ""
+
+
+def _cell(experiment: Experiment, g: Group, records: list[Record], at: dict[str, Any]) -> str:
+    found = [100 * r.top1 for r in records if _matches(at, r.axes)]
+    if not found:
+        return ""
+    spread = f" ± {statistics.stdev(found):.2f}" if len(found) > 1 else ""
+    published = [r["top1"] for r in experiment.reference if r["group"] == g.name and _matches(r["when"], at)]
+    beside = f", published {published[0]:.2f}" if published else ""
+    return f"{statistics.fmean(found):.2f}{spread} ({len(found)}{beside})"
+
+
+def _matches(when: Mapping[str, Any], axes: Mapping[str, Any]) -> bool:
+    return all(axes.get(k) == v for k, v in when.items())

@@ -1,0 +1,152 @@
+"""The low-bit weights of one level set in flat buffers, so that quantizing a network is a few large operations.
+
+All buffers are float32 [n], n the weights of the group's targets together; `views(buffer)` are its pieces in the shape and
+memory layout of the parameters. Owner: `ProxOptimizer`.
+
+    latent     w*, or scratch where the rule keeps no latents
+    scale      factor of the levels, expanded from the targets' scales; a second one for negative levels where they differ
+    decision   unit in which latents are compared with midpoints: the scale, or twice the threshold of a ternary method
+    average    mean of the iterates, if asked for
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from bitplane.train.config import ScaleOption
+from bitplane.train.levels import LevelSet
+from bitplane.train.quantizers.scale import mean_above, nearest_scale, ternary_threshold
+
+ScaleFit = Literal["fixed", "least-squares", "learned", "twn", "ttq"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A low-bit parameter: the tensor the model sees, its level set, and the factor of that set.
+
+    Attributes:
+        parameter: float32 [O, ...].
+        levels: its level set.
+        scale: float32 [O, 1, ...] (one a channel), [1, 1, ...] (one a layer), or [2, 1, ...] (positive and negative levels
+            apart), the model's own buffer, updated in place.
+        option: which of these it is; "none" is one factor that stays 1.
+        fit: how `scale` moves: "fixed"; "least-squares", re-estimated from the latents until the hard stage; "learned" by the
+            wrapped optimizer; "twn", least squares for TWN's threshold; "ttq", learned for TTQ's threshold.
+    """
+
+    parameter: Tensor
+    levels: LevelSet
+    scale: Tensor
+    option: ScaleOption = "none"
+    fit: ScaleFit = "fixed"
+
+    @property
+    def learned(self) -> bool:
+        """Whether the wrapped optimizer moves the scale."""
+        return self.option != "none" and self.fit in ("learned", "ttq")
+
+
+class FlatWeights:
+    """Targets of one level set over flat buffers.
+
+    Args:
+        targets: at least one, all of one level set.
+        clamp: latents are kept within this multiple of the outermost levels.
+        averaged: keep the mean of the iterates.
+    """
+
+    def __init__(self, targets: Sequence[Target], clamp: float, averaged: bool) -> None:
+        self.targets = list(targets)
+        self.parameters = [t.parameter for t in targets]
+        self.levels = targets[0].levels
+        self.clamp = clamp
+        first = targets[0].parameter
+        count = sum(p.numel() for p in self.parameters)
+        dtype = first.dtype
+
+        def new() -> Tensor:
+            return torch.zeros(count, dtype=dtype, device=first.device)
+
+        self.latent, self.scale, self.decision = new(), new(), new()
+        self.negative = new() if any(t.option == "two-sided" for t in targets) else None
+        self.average = new() if averaged else None
+        self.latents, self.scales, self.decisions = (self.views(b) for b in (self.latent, self.scale, self.decision))
+        self.pull()
+        self.decide()
+        self.expand()
+
+    def views(self, buffer: Tensor) -> list[Tensor]:
+        """The pieces of a flat buffer in the parameters' shapes and strides."""
+        views, at = [], 0
+        for p in self.parameters:
+            dense = p.is_contiguous() or (p.dim() == 4 and p.is_contiguous(memory_format=torch.channels_last))
+            strides = p.stride() if dense else torch.empty_like(p, memory_format=torch.contiguous_format).stride()
+            views.append(buffer[at : at + p.numel()].as_strided(p.shape, strides, at))
+            at += p.numel()
+        return views
+
+    def pull(self) -> None:
+        """Latents <- parameters."""
+        torch._foreach_copy_(self.latents, self.parameters)  # pyright: ignore[reportPrivateImportUsage]
+
+    def push(self, values: Tensor) -> None:
+        """Parameters <- a flat buffer."""
+        torch._foreach_copy_(self.parameters, self.views(values))  # pyright: ignore[reportPrivateImportUsage]
+
+    def limit(self) -> None:
+        """Clamp the latents to `clamp` times the outermost levels."""
+        top = self.decision * (self.levels.values[-1] * self.clamp)
+        torch.minimum(self.latent, top, out=self.latent)
+        torch.maximum(self.latent, top.neg_(), out=self.latent)
+
+    def estimate(self) -> None:
+        """Re-estimate the scales of targets whose fit is "least-squares", "twn" or "ttq" (its threshold) from the latents."""
+        for t, w in zip(self.targets, self.latents, strict=True):
+            if t.fit == "least-squares" and t.option != "none":
+                t.scale.copy_(nearest_scale(w, self.levels, t.option == "channel", rounds=1))
+            elif t.fit == "twn":
+                t.scale.copy_(mean_above(w, ternary_threshold(w, t.option == "channel", "twn")))
+
+    def decide(self) -> None:
+        """Recompute the units in which latents are compared with midpoints, from the scales and latents."""
+        for t, w, view in zip(self.targets, self.latents, self.decisions, strict=True):
+            view.copy_(2 * ternary_threshold(w, t.option == "channel", t.fit) if t.fit in ("twn", "ttq") else t.scale)
+
+    def expand(self) -> None:
+        """Copy the targets' scales into the flat ones."""
+        for t, view in zip(self.targets, self.scales, strict=True):
+            view.copy_(t.scale[:1] if t.option == "two-sided" else t.scale)
+        if self.negative is not None:
+            for t, view in zip(self.targets, self.views(self.negative), strict=True):
+                view.copy_(t.scale[1:] if t.option == "two-sided" else t.scale)
+
+    def units(self) -> Tensor:
+        """The latents in units of the level set, a new flat tensor."""
+        return self.latent / self.decision
+
+    def scaled(self, codes: Tensor) -> Tensor:
+        """Levels (or what lies between them) times their scale; overwrites `codes`."""
+        if self.negative is None:
+            return codes.mul_(self.scale)
+        return codes.mul_(torch.where(codes < 0, self.negative, self.scale))
+
+    def scale_gradients(self) -> None:
+        """Set the gradients of learned scales from those of the weights, which must now be codes * scale.
+
+        d loss / d scale = sum over its weights of gradient * code, divided by sqrt(weights * top level) as in LSQ (Esser et
+        al., ICLR 2020, section 2.2).
+        """
+        for t in self.targets:
+            if t.learned and t.parameter.grad is not None:
+                g, w = t.parameter.grad, t.parameter
+                dims = tuple(range(1 if t.option == "channel" else 0, w.dim()))
+                if t.option == "two-sided":
+                    parts = [(g * w * (w * s > 0)).sum(dims, keepdim=True) for s in (1, -1)]
+                    total = torch.cat(parts) / t.scale
+                else:
+                    total = (g * w).sum(dims, keepdim=True) / t.scale
+                count = w.numel() / (w.shape[0] if t.option == "channel" else 1)
+                t.scale.grad = total / (count * self.levels.values[-1]) ** 0.5
