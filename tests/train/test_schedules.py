@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -24,7 +25,7 @@ def test_parqs_slope_starts_at_one_and_grows_to_infinity():
     slopes = [s(t) for t in range(101)]
     assert slopes[0] == 1.0
     assert slopes[50] == pytest.approx(2.0)
-    assert all(a < b for a, b in zip(slopes, slopes[1:], strict=False))
+    assert all(a < b for a, b in itertools.pairwise(slopes))
     assert slopes[99] > 500
 
 

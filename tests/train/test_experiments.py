@@ -1,0 +1,170 @@
+"""Descriptions of experiments: what they plan, train once and report; committed pages follow from committed results."""
+
+import json
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from bitplane.cli import main
+from bitplane.train import experiments as e
+from bitplane.train.data import load_data
+from bitplane.train.errors import CheckpointError, ConfigError
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "experiments"
+
+DESCRIPTION = """
+title = "Tiny"
+about = "Two weeks of work."
+[common]
+data = "{data}"
+batch_size = 16
+epochs = 2
+activations = 32
+[[group]]
+name = "float"
+columns = "model"
+options = {{ weights = "float" }}
+axes = {{ seed = [0], model = ["resnet20"] }}
+[[group]]
+name = "fine tuned"
+init = "float"
+columns = "method"
+axes = {{ seed = [0, 1], model = ["resnet20"], weights = ["binary"], method = ["pc", "pq"] }}
+[[group.override]]
+when = {{ method = "pq" }}
+options = {{ rho_0 = 0.5 }}
+[[reference]]
+group = "fine tuned"
+when = {{ method = "pc" }}
+top1 = 12.5
+"""
+
+
+@pytest.fixture
+def description(pictures, tmp_path) -> Path:
+    path = tmp_path / "tiny.toml"
+    path.write_text(DESCRIPTION.format(data=pictures))
+    return path
+
+
+def test_a_description_plans_its_runs_in_order(description, tmp_path):
+    planned = e.plan(e.read_experiment(description), tmp_path / "runs", {"epochs": 1})
+    assert [str(p.folder.relative_to(tmp_path / "runs")) for p in planned] == [
+        "float/s0-resnet20-e1",
+        "fine-tuned/s0-resnet20-binary-pc-e1",
+        "fine-tuned/s0-resnet20-binary-pq-e1",
+        "fine-tuned/s1-resnet20-binary-pc-e1",
+        "fine-tuned/s1-resnet20-binary-pq-e1",
+    ]
+    assert [p.config.optimizer.rho_0 for p in planned] == [None, None, 0.5, None, 0.5]
+    assert planned[3].config.seed == 1
+
+
+def test_one_command_trains_what_is_missing_and_collects(description, tmp_path, capsys, monkeypatch):
+    argv = ["experiments", str(description), "-o", str(tmp_path / "runs"), "--epochs", "1"]
+    argv += ["--json", str(tmp_path / "r.json"), "--page", str(tmp_path / "r.md")]
+    assert main([*argv, "--only", "float/*", "*s0*-pc-*"]) == 0
+    first = json.loads((tmp_path / "r.json").read_text())["runs"]
+    assert [r["group"] for r in first] == ["float", "fine tuned"]
+    assert first[1]["init"] == {"top1": first[0]["top1"], "epochs": 1}
+    assert main(argv) == 0
+    records = e.read_records(tmp_path / "r.json")
+    assert len(records) == 5
+    page = (tmp_path / "r.md").read_text()
+    assert page == e.page(e.read_experiment(description), records)
+    mean = 50 * sum(r.top1 for r in records if r.axes.get("method") == "pc")
+    assert f"| resnet20 | binary | {mean:.2f} ± " in page
+    assert "(2, published 12.50)" in page
+
+    def fail(*_: object) -> None:
+        raise AssertionError("everything was trained")
+
+    monkeypatch.setattr("bitplane.train.data.load_data", fail)
+    assert main(argv) == 0
+    assert "Two weeks of work." in capsys.readouterr().out
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again_and_one_after_it_goes_on(description, tmp_path, monkeypatch):
+    experiment = e.read_experiment(description)
+    planned = e.plan(experiment, tmp_path / "runs", {"epochs": 2})
+    data = load_data(planned[0].config.data)
+    from bitplane.train.rules import ProxOptimizer
+
+    step = ProxOptimizer.step
+
+    def interrupted(at: int):
+        def run(self, closure=None):
+            if self.step_count == at:
+                raise KeyboardInterrupt
+            return step(self, closure)
+
+        return run
+
+    for at, left in ((1, 0), (3, 1)):
+        monkeypatch.setattr(ProxOptimizer, "step", interrupted(at))
+        with pytest.raises(KeyboardInterrupt):
+            e.run_missing(planned, planned[:1], lambda: data, progress=False)
+        assert len(list((planned[0].folder / "checkpoints").glob("epoch-*"))) == left
+    monkeypatch.setattr(ProxOptimizer, "step", step)
+    assert e.run_missing(planned, planned[:1], lambda: data, progress=False) == []
+    assert [json.loads(line)["epoch"] for line in (planned[0].folder / "log.jsonl").read_text().splitlines()] == [1, 2]
+
+
+def test_a_run_that_another_process_has_taken_is_left_to_it(description, tmp_path):
+    planned = e.plan(e.read_experiment(description), tmp_path / "runs", {"epochs": 1})[:1]
+    planned[0].folder.parent.mkdir(parents=True)
+    with FileLock(planned[0].folder.with_name(f".{planned[0].folder.name}.lock")):
+        assert e.run_missing(planned, planned, lambda: pytest.fail("loads data"), progress=False) == []  # type: ignore[arg-type]
+    assert not planned[0].folder.exists()
+
+
+def test_a_run_by_another_description_is_refused(description, tmp_path):
+    output = tmp_path / "runs"
+    planned = e.plan(e.read_experiment(description), output, {"epochs": 1})
+    data = load_data(planned[0].config.data)
+    assert e.run_missing(planned, planned[:1], lambda: data, progress=False) == []
+    (planned[0].folder / "final" / "result.json").unlink()
+    changed = e.plan(e.read_experiment(description), output, {"epochs": 1, "lr": 0.3})
+    (failure,) = e.run_missing(changed, changed[:1], lambda: data, progress=False)
+    assert "was trained with lr 0.1, the description now asks for 0.3" in failure
+
+
+def test_a_start_that_is_not_finished_is_named(description, tmp_path):
+    planned = e.plan(e.read_experiment(description), tmp_path / "runs", {"epochs": 1})
+    (failure,) = e.run_missing(planned, planned[1:2], lambda: load_data(planned[0].config.data), progress=False)
+    assert "float/s0-resnet20-e1, which is not finished yet" in failure
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (("title", "titel"), "'title' is missing"),
+        (('init = "float"', 'init = "floats"'), "starts from 'floats', which is no group before it"),
+        (('columns = "method"', 'columns = "depth"'), "has no axis 'depth'"),
+        (("top1 = 12.5", "top = 12.5"), "`top1` of a reference"),
+        (("[common]", "[commons]"), "`commons` is not a field"),
+        (('name = "float"', 'nome = "float"'), "nome"),
+        (("[common]", "[common"), "not a readable experiment description"),
+    ],
+)
+def test_a_description_that_cannot_be_used_is_refused(description, change, complaint):
+    description.write_text(description.read_text().replace(*change))
+    with pytest.raises(ConfigError, match=complaint) as error:
+        e.read_experiment(description)
+    assert str(description) in str(error.value)
+
+
+def test_results_of_another_kind_are_refused(tmp_path):
+    (tmp_path / "r.json").write_text('{"runs": [{"top1": 3}]}')
+    with pytest.raises(CheckpointError, match="not a results file"):
+        e.read_records(tmp_path / "r.json")
+
+
+@pytest.mark.parametrize("path", sorted(DOCS.glob("*.toml")), ids=lambda p: p.stem)
+def test_committed_descriptions_are_valid_and_their_pages_follow_from_their_results(path, tmp_path):
+    experiment = e.read_experiment(path)
+    assert e.plan(experiment, tmp_path, {})
+    records = e.read_records(path.with_suffix(".json"))
+    if records:
+        assert path.with_suffix(".md").read_text() == e.page(experiment, records)
