@@ -328,6 +328,11 @@ def level_integers(name: str, conv: LowBitConv2d) -> NDArray[np.int8]:
         ExportError: a level scale is not positive, or a weight lies farther than `LEVEL_TOLERANCE` from every level.
     """
     level_scale = to_float64(conv.level_scale)
+    if conv.scale_option == "two-sided":
+        raise ExportError(
+            f"{name}: positive and negative levels have scales of their own (method ttq), which no packed form holds; take"
+            " --method twn, or with --scale layer --scale-fit learned, instead"
+        )
     if not (np.isfinite(level_scale).all() and (level_scale > 0).all()):
         raise ExportError(f"{name}: a level scale is not positive and finite; train again with a smaller learning rate")
     units = to_float64(conv.weight) / level_scale * conv.levels.denominator

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bitplane.train.activations import start_steps
 from bitplane.train.models import ModelConfig, ResNet, build_model
 from bitplane.train.quantizers import projector
 
@@ -34,6 +35,7 @@ def make_network() -> MakeNetwork:
                 bn.weight.normal_(1, 0.6)  # some factors are negative
                 bn.bias.normal_(0, 0.3)
                 bn.momentum = None
+            start_steps(model, pixels)
             model.train()(pixels)
         return model.eval(), pixels
 

@@ -8,9 +8,9 @@ from torch.nn import functional
 from bitplane.export import ExportError, Quantization, to_onnx
 from bitplane.export.evaluate import evaluate
 from bitplane.export.fold import fold_affine
-from bitplane.export.read_torch import read_torch
+from bitplane.export.read_torch import level_integers, read_torch
 from bitplane.runtime import InferenceSession
-from bitplane.train.activations import LearnedStep, Sign
+from bitplane.train.activations import LearnedStep, Sign, start_steps
 from bitplane.train.layers import LowBitConv2d
 from bitplane.train.levels import LEVEL_SETS
 from bitplane.train.quantizers import projector
@@ -58,6 +58,7 @@ def trained(model: nn.Module, x: Tensor) -> nn.Module:
         if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) and m.affine:
             nn.init.normal_(m.weight, 1, 0.6)
             nn.init.normal_(m.bias, 0, 0.3)
+    start_steps(model, x)
     with torch.no_grad():
         model.train()(x)
     return model.eval()
@@ -158,3 +159,9 @@ def test_what_is_not_supported_is_named(tmp_path, what: str, match: str) -> None
 def test_samples_of_a_size_that_does_not_fit(tmp_path) -> None:
     with pytest.raises(ExportError, match=r"stem: reads 5 channels"):
         to_onnx(OptionA().eval(), torch.zeros(1, 5, 8, 8), tmp_path / "m.onnx")
+
+
+def test_scales_of_two_sides_are_refused() -> None:
+    conv = LowBitConv2d(4, 4, 3, levels=LEVEL_SETS["ternary"], scale="two-sided")
+    with pytest.raises(ExportError, match="method ttq"):
+        level_integers("layer1", conv)
