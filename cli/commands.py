@@ -181,6 +181,7 @@ def inspect(model: Positional[Path], json: Path | None = None) -> None:
 def bench(
     models: Positional[tuple[Path, ...]] = (),
     kernels: bool = False,
+    training: bool = False,
     float_model: Path | None = None,
     data: str | None = None,
     data_dir: str = "data",
@@ -194,6 +195,7 @@ def bench(
     Args:
         models: packed files.
         kernels: measure the popcount kernels instead, beside a register-only loop.
+        training: measure what each method adds to a training step instead.
         float_model: float32 ONNX file of the same architecture, `bitplane export` of a run with --weights float.
         data: data set for accuracy and calibration, as in `train`; without it, latency on random images only.
         data_dir: where CIFAR is.
@@ -212,8 +214,16 @@ def bench(
                 f"{100 * r['of_limit']:5.1f} % of the register loop"
             )
         return write_json(json, rows)
+    if training:
+        from bitplane.benchmarks.training import measure_training
+
+        rows = measure_training()
+        for r in rows:
+            added = f"  adds {100 * r['added']:5.1f} % to a step" if "added" in r else ""
+            print(f"{r['part']:24} {r['ms']:8.2f} ms{added}")
+        return write_json(json, rows)
     if not models:
-        raise UsageError("bench needs at least one packed file, or --kernels")
+        raise UsageError("bench needs at least one packed file, --kernels or --training")
     from bitplane.benchmarks.study import compare, document, table
     from bitplane.benchmarks.study import plot as draw
 

@@ -78,7 +78,7 @@ def experiments(
 
     experiment = e.read_experiment(description)
     given = {"epochs": epochs, "data": data, "data_dir": data_dir}
-    planned = e.plan(experiment, output, {k: v for k, v in given.items() if v is not None})
+    planned = e.plan(experiment, output, {k: v for k, v in given.items() if v is not None}, init)
     names = {id(p): f"{p.folder.parent.name}/{p.folder.name}" for p in planned}
     chosen = [p for p in planned if not only or any(fnmatch.fnmatchcase(names[id(p)], o) for o in only)]
     if not chosen:
@@ -87,8 +87,8 @@ def experiments(
     if not collect:
         from bitplane.train.data import load_data
 
-        failures = e.run_missing(planned, chosen, lambda: load_data(chosen[0].config.data), init=init)
-    records = e.merge(e.read_records(json) if json else [], e.collect(planned, init))
+        failures = e.run_missing(chosen, lambda: load_data(chosen[0].config.data))
+    records = e.merge(e.read_records(json) if json else [], e.collect(planned))
     write_json(json, e.document(experiment, records))
     text = e.page(experiment, records)
     if page:

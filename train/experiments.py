@@ -10,13 +10,16 @@ A description (TOML) has options common to all runs, groups of runs, and publish
     columns = "method"               # axis that the table shows as columns
     options = { scale = "none" }
     axes = { seed = [0, 1, 2], weights = ["binary", "ternary"], method = ["bc", "pc"] }     # the first varies slowest
-    [[group.override]]
+    [[group.override]]               # where axes have these values
     when = { method = "pq" }
     options = { rho_0 = 1e-4 }
+    init = false                     # optional: start at random; `teacher = true`: learn from the network of `init` too
     [[reference]]
     group = "end to end"
     when = { weights = "binary", method = "bc" }
     top1 = 87.51
+
+An axis named `variant` is no option: overrides say what its names mean, as in an ablation.
 
 On disk: OUTPUT/<group>/<axis values>-e<epochs>/ is an ordinary run, with a lock beside it while a process works on it, so that
 several processes can share one description: each takes the next run that is neither finished nor taken. Results are a list
@@ -40,7 +43,7 @@ from bitplane.train.config import TrainConfig, flat, from_flat
 from bitplane.train.data.dataset import Dataset
 from bitplane.train.errors import BitplaneError, CheckpointError, ConfigError
 
-FROM_DATA = ("classes", "channels", "zero_point", "pixel_scale")
+VARIANT = "variant"  # an axis that is no option: its names are given a meaning by overrides
 
 
 @dataclass(frozen=True)
@@ -75,12 +78,14 @@ class Planned:
         axes: its value on each axis.
         config: the run.
         folder: where it is, under the output folder.
+        start: finished run whose weights it starts from, or None.
     """
 
     group: Group
     axes: dict[str, Any]
     config: TrainConfig
     folder: Path
+    start: Path | None
 
 
 @dataclass(frozen=True)
@@ -145,46 +150,48 @@ def read_experiment(path: Path) -> Experiment:
     return experiment
 
 
-def plan(experiment: Experiment, output: Path, options: Mapping[str, Any]) -> list[Planned]:
+def plan(experiment: Experiment, output: Path, options: Mapping[str, Any], init: Path | None = None) -> list[Planned]:
     """All runs of a description, in the order in which they are trained.
 
     Args:
         experiment: the description.
         output: folder of all runs.
         options: options that override the description's (epochs, data, ...).
+        init: finished run that replaces the one which a group's `init` names.
 
     Raises:
         ConfigError: an option is unknown or has a value that cannot be used.
     """
-    planned = []
+    planned: list[Planned] = []
     for g in experiment.groups:
         for values in itertools.product(*g.axes.values()):
             axes = dict(zip(g.axes, values, strict=True))
-            chosen = {**experiment.common, **g.options, **axes}
+            chosen = {**experiment.common, **g.options, **{k: v for k, v in axes.items() if k != VARIANT}}
+            source = (init or _source(g, axes, planned)) if g.init else None
+            start = source
             for o in g.override:
                 if _matches(o["when"], axes):
-                    chosen |= o["options"]
+                    chosen |= o.get("options", {})
+                    start = start if o.get("init", True) else None
+                    chosen |= {"teacher": str(source)} if o.get("teacher") else {}
             config = from_flat({**chosen, **options})
             name = "-".join(f"{k[0]}{v}" if not isinstance(v, str) else v for k, v in axes.items())
-            planned.append(Planned(g, axes, config, output / g.name.replace(" ", "-") / f"{name}-e{config.epochs}"))
+            planned.append(Planned(g, axes, config, output / g.name.replace(" ", "-") / f"{name}-e{config.epochs}", start))
     return planned
 
 
-def run_missing(
-    planned: list[Planned],
-    chosen: list[Planned],
-    load: Callable[[], Dataset],
-    *,
-    init: Path | None = None,
-    progress: bool = True,
-) -> list[str]:
+def _source(g: Group, axes: Mapping[str, Any], planned: list[Planned]) -> Path | None:
+    # The run of the group that g starts from: of the same model, where that is an axis.
+    shared = {k: v for k, v in axes.items() if k == "model"}
+    return next((q.folder for q in planned if q.group.name == g.init and _matches(shared, q.axes)), None)
+
+
+def run_missing(chosen: list[Planned], load: Callable[[], Dataset], *, progress: bool = True) -> list[str]:
     """Train what is neither finished nor being trained by another process.
 
     Args:
-        planned: of `plan`.
-        chosen: those of them to train.
+        chosen: runs of `plan`.
         load: gives the data; called once, when there is something to train.
-        init: finished run that replaces the one which a group's `init` names.
         progress: show progress.
 
     Returns:
@@ -204,8 +211,9 @@ def run_missing(
                 data = data or load()
                 if progress:
                     print(f"{p.folder}", flush=True)  # noqa: T201
-                resume = _prepare(p, data)
-                train(p.config, p.folder, resume=resume, init=_init_of(p, planned, init), progress=progress, data=data)
+                if p.start is not None and not (p.start / "final" / "result.json").exists():
+                    raise CheckpointError(f"{p.folder}: starts from {p.start}, which is not finished yet")
+                train(p.config, p.folder, resume=_prepare(p, data), init=p.start, progress=progress, data=data)
         except Timeout:
             continue
         except BitplaneError as e:
@@ -231,20 +239,7 @@ def _prepare(p: Planned, data: Dataset) -> bool:
     return False
 
 
-def _init_of(p: Planned, planned: list[Planned], init: Path | None) -> Path | None:
-    if not p.group.init:
-        return None
-    if init is not None:
-        return init
-    shared = {k: v for k, v in p.axes.items() if k == "model"}
-    found = [q.folder for q in planned if q.group.name == p.group.init and _matches(shared, q.axes)]
-    finished = [f for f in found if (f / "final").exists()]
-    if not finished:
-        raise CheckpointError(f"{p.folder}: starts from {found[0] if found else p.group.init}, which is not finished yet")
-    return finished[0]
-
-
-def collect(planned: list[Planned], init: Path | None = None) -> list[Record]:
+def collect(planned: list[Planned]) -> list[Record]:
     """Records of the finished ones among `planned`."""
     records = []
     for p in planned:
@@ -252,8 +247,8 @@ def collect(planned: list[Planned], init: Path | None = None) -> list[Record]:
             continue
         result = read_json(p.folder / "final" / "result.json")
         begun: dict[str, Any] = {}
-        if (source := _init_of(p, planned, init)) is not None:
-            first = read_json(source / "final" / "result.json")
+        if p.start is not None:
+            first = read_json(p.start / "final" / "result.json")
             begun = {"top1": first["test_top1"], "epochs": first["epochs"]}
         records.append(
             Record(

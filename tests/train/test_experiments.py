@@ -61,6 +61,34 @@ def test_a_description_plans_its_runs_in_order(description, tmp_path):
     assert planned[3].config.seed == 1
 
 
+def test_variants_are_names_that_overrides_give_a_meaning(description, tmp_path):
+    more = """
+[[group]]
+name = "ablation"
+columns = "weights"
+axes = { weights = ["binary"], variant = ["plain", "smooth"] }
+[[group.override]]
+when = { variant = "smooth" }
+options = { label_smoothing = 0.1 }
+[[group]]
+name = "taught"
+init = "float"
+columns = "weights"
+axes = { weights = ["binary"], variant = ["plain", "alone"] }
+[[group.override]]
+when = { variant = "alone" }
+teacher = true
+init = false
+"""
+    description.write_text(description.read_text() + more)
+    planned = e.plan(e.read_experiment(description), tmp_path, {})
+    taught, planned = planned[-2:], planned[-4:-2]
+    float_run = tmp_path / "float" / "s0-resnet20-e2"
+    assert [(p.start, p.config.recipe.teacher) for p in taught] == [(float_run, ""), (None, str(float_run))]
+    assert [p.config.recipe.label_smoothing for p in planned] == [0.0, 0.1]
+    assert planned[1].folder.name == "binary-smooth-e2"
+
+
 def test_one_command_trains_what_is_missing_and_collects(description, tmp_path, capsys, monkeypatch):
     argv = ["experiments", str(description), "-o", str(tmp_path / "runs"), "--epochs", "1"]
     argv += ["--json", str(tmp_path / "r.json"), "--page", str(tmp_path / "r.md")]
@@ -104,10 +132,10 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again_and_one_after_it_
     for at, left in ((1, 0), (3, 1)):
         monkeypatch.setattr(ProxOptimizer, "step", interrupted(at))
         with pytest.raises(KeyboardInterrupt):
-            e.run_missing(planned, planned[:1], lambda: data, progress=False)
+            e.run_missing(planned[:1], lambda: data, progress=False)
         assert len(list((planned[0].folder / "checkpoints").glob("epoch-*"))) == left
     monkeypatch.setattr(ProxOptimizer, "step", step)
-    assert e.run_missing(planned, planned[:1], lambda: data, progress=False) == []
+    assert e.run_missing(planned[:1], lambda: data, progress=False) == []
     assert [json.loads(line)["epoch"] for line in (planned[0].folder / "log.jsonl").read_text().splitlines()] == [1, 2]
 
 
@@ -115,7 +143,7 @@ def test_a_run_that_another_process_has_taken_is_left_to_it(description, tmp_pat
     planned = e.plan(e.read_experiment(description), tmp_path / "runs", {"epochs": 1})[:1]
     planned[0].folder.parent.mkdir(parents=True)
     with FileLock(planned[0].folder.with_name(f".{planned[0].folder.name}.lock")):
-        assert e.run_missing(planned, planned, lambda: pytest.fail("loads data"), progress=False) == []  # type: ignore[arg-type]
+        assert e.run_missing(planned, lambda: pytest.fail("loads data"), progress=False) == []  # type: ignore[arg-type]
     assert not planned[0].folder.exists()
 
 
@@ -123,16 +151,16 @@ def test_a_run_by_another_description_is_refused(description, tmp_path):
     output = tmp_path / "runs"
     planned = e.plan(e.read_experiment(description), output, {"epochs": 1})
     data = load_data(planned[0].config.data)
-    assert e.run_missing(planned, planned[:1], lambda: data, progress=False) == []
+    assert e.run_missing(planned[:1], lambda: data, progress=False) == []
     (planned[0].folder / "final" / "result.json").unlink()
     changed = e.plan(e.read_experiment(description), output, {"epochs": 1, "lr": 0.3})
-    (failure,) = e.run_missing(changed, changed[:1], lambda: data, progress=False)
+    (failure,) = e.run_missing(changed[:1], lambda: data, progress=False)
     assert "was trained with lr 0.1, the description now asks for 0.3" in failure
 
 
 def test_a_start_that_is_not_finished_is_named(description, tmp_path):
     planned = e.plan(e.read_experiment(description), tmp_path / "runs", {"epochs": 1})
-    (failure,) = e.run_missing(planned, planned[1:2], lambda: load_data(planned[0].config.data), progress=False)
+    (failure,) = e.run_missing(planned[1:2], lambda: load_data(planned[0].config.data), progress=False)
     assert "float/s0-resnet20-e1, which is not finished yet" in failure
 
 

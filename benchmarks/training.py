@@ -1,0 +1,73 @@
+"""What a method adds to a training step: forward and backward, the plain optimizer, and the optimizer with each method.
+
+The parts take turns in one process, so that ratios hold on a noisy machine. Data: a random batch, uint8 [N, 3, 32, 32].
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from bitplane.benchmarks.measure import interleaved
+from bitplane.train.config import ModelConfig, OptimizerConfig, TrainConfig
+from bitplane.train.loop import make_optimizer
+from bitplane.train.methods import METHODS
+from bitplane.train.models import build_model
+
+STEPS = 1_000_000  # of the schedule: the quantizer stays in its soft stage
+
+
+def measure_training(model: str = "resnet20", batch_size: int = 128, rounds: int = 10) -> list[dict[str, Any]]:
+    """Time the steps of all methods on a network with float activations.
+
+    Args:
+        model: architecture.
+        batch_size: images a step.
+        rounds: turns each part gets.
+
+    Returns:
+        One object a part: "part", "ms" (median), "of_step" (of forward, backward and plain optimizer together), and for methods
+        "added", the share of a step by which they exceed the plain optimizer.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    images = torch.randint(0, 256, (batch_size, 3, 32, 32), dtype=torch.uint8, device=device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(0, 10, (batch_size,), device=device)
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def build(method: str) -> tuple[Callable[[], None], Callable[[], None]]:
+        weights = "float" if method == "plain" else METHODS[method].levels[-1]
+        scale = "two-sided" if method == "ttq" else "channel"
+        config = TrainConfig(
+            ModelConfig(model=model, weights=weights, activations=32, scale=scale),  # type: ignore[arg-type]
+            optimizer=OptimizerConfig() if method == "plain" else replace(OptimizerConfig(), method=method),  # type: ignore[arg-type]
+        )
+        network = build_model(config.model).to(memory_format=torch.channels_last).to(device)  # pyright: ignore[reportCallIssue]
+        optimizer = make_optimizer(network, config, STEPS)
+
+        def compute() -> None:
+            optimizer.zero_grad()
+            functional.cross_entropy(network(images), labels).backward()
+            wait()
+
+        def step() -> None:
+            optimizer.step()
+            wait()
+
+        compute()
+        return compute, step
+
+    compute, plain = build("plain")
+    parts = {"forward and backward": compute, "plain optimizer": plain} | {m: build(m)[1] for m in METHODS}
+    times = {name: t.median for name, t in interleaved(parts, rounds, 0.05).items()}
+    whole = times["forward and backward"] + times["plain optimizer"]
+    return [
+        {"part": name, "ms": ms, "of_step": ms / whole}
+        | ({"added": (ms - times["plain optimizer"]) / whole} if name in METHODS else {})
+        for name, ms in times.items()
+    ]
