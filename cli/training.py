@@ -75,6 +75,7 @@ def experiments(
     import fnmatch
 
     from bitplane.train import experiments as e
+    from bitplane.train import results as r
 
     experiment = e.read_experiment(description)
     given = {"epochs": epochs, "data": data, "data_dir": data_dir}
@@ -88,9 +89,9 @@ def experiments(
         from bitplane.train.data import load_data
 
         failures = e.run_missing(chosen, lambda: load_data(chosen[0].config.data))
-    records = e.merge(e.read_records(json) if json else [], e.collect(planned))
-    write_json(json, e.document(experiment, records))
-    text = e.page(experiment, records)
+    records = r.merge(r.read_records(json) if json else [], r.collect(planned))
+    write_json(json, r.document(experiment, records))
+    text = r.page(experiment, records)
     if page:
         write_text(page, text)
     print(text)

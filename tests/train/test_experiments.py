@@ -8,6 +8,7 @@ from filelock import FileLock
 
 from bitplane.cli import main
 from bitplane.train import experiments as e
+from bitplane.train import results
 from bitplane.train.data import load_data
 from bitplane.train.errors import CheckpointError, ConfigError
 
@@ -97,10 +98,10 @@ def test_one_command_trains_what_is_missing_and_collects(description, tmp_path, 
     assert [r["group"] for r in first] == ["float", "fine tuned"]
     assert first[1]["init"] == {"top1": first[0]["top1"], "epochs": 1}
     assert main(argv) == 0
-    records = e.read_records(tmp_path / "r.json")
+    records = results.read_records(tmp_path / "r.json")
     assert len(records) == 5
     page = (tmp_path / "r.md").read_text()
-    assert page == e.page(e.read_experiment(description), records)
+    assert page == results.page(e.read_experiment(description), records)
     mean = 50 * sum(r.top1 for r in records if r.axes.get("method") == "pc")
     assert f"| resnet20 | binary | {mean:.2f} ± " in page
     assert "(2, published 12.50)" in page
@@ -186,13 +187,13 @@ def test_a_description_that_cannot_be_used_is_refused(description, change, compl
 def test_results_of_another_kind_are_refused(tmp_path):
     (tmp_path / "r.json").write_text('{"runs": [{"top1": 3}]}')
     with pytest.raises(CheckpointError, match="not a results file"):
-        e.read_records(tmp_path / "r.json")
+        results.read_records(tmp_path / "r.json")
 
 
 @pytest.mark.parametrize("path", sorted(DOCS.glob("*.toml")), ids=lambda p: p.stem)
 def test_committed_descriptions_are_valid_and_their_pages_follow_from_their_results(path, tmp_path):
     experiment = e.read_experiment(path)
     assert e.plan(experiment, tmp_path, {})
-    records = e.read_records(path.with_suffix(".json"))
+    records = results.read_records(path.with_suffix(".json"))
     if records:
-        assert path.with_suffix(".md").read_text() == e.page(experiment, records)
+        assert path.with_suffix(".md").read_text() == results.page(experiment, records)
