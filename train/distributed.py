@@ -60,7 +60,10 @@ def synchronize_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
     for name, child in list(model.named_children()):
         if type(child) is nn.BatchNorm2d:
             new = SyncBatchNorm2d(child.num_features, child.eps, child.momentum)
-            new.load_state_dict(child.state_dict())
+            # The very same tensors: an optimizer may hold them.
+            new.weight, new.bias = child.weight, child.bias
+            new.running_mean, new.running_var = child.running_mean, child.running_var
+            new.num_batches_tracked = child.num_batches_tracked
             setattr(model, name, new.train(child.training))
         else:
             synchronize_batch_norm(child, device)

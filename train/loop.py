@@ -93,6 +93,8 @@ def train(
         load_weights(model, init if init.suffix == ".safetensors" else init / "final" / "model.safetensors", lenient=True)
         for layer in model.low_bit_layers().values():
             layer.fit_scale()
+    if world > 1:
+        synchronize_batch_norm(model, device)
     model = model.to(memory_format=torch.channels_last).to(device)  # pyright: ignore[reportCallIssue]
     loader = BatchLoader(data, config.batch_size, device, config.seed, accelerator.process_index, world, config.accumulate)
     loss_of = Loss(config.recipe, _teacher(config, device))
@@ -104,10 +106,11 @@ def train(
     optimizer = make_optimizer(model, config, total)
     if resume:
         state = restore(model, optimizer, newest_checkpoint(run), world)
-    elif accelerator.is_main_process:
-        write_config(run, config)
-    if world > 1:
-        synchronize_batch_norm(model, device)
+    if accelerator.is_main_process:
+        if resume:
+            _shorten_log(run / "log.jsonl", state.epoch)
+        else:
+            write_config(run, config)
     wrapped, stepper = accelerator.prepare(model, optimizer)
     if config.tracker != "none":
         accelerator.init_trackers(
@@ -276,6 +279,14 @@ def _bit_stages(config: TrainConfig, total: int) -> list[tuple[float, int]]:
             raise ConfigError(f"`earlier_bits` (={earlier}) needs activations of 2, 4 or 8 bits, not {bits}")
         return [(math.inf, 0)]
     return [(total * (i + 1) / len(earlier) / 2, b) for i, b in enumerate(earlier)] + [(math.inf, bits)]
+
+
+def _shorten_log(path: Path, epochs: int) -> None:
+    # The epoch after the newest checkpoint may have been logged before the run was killed.
+    lines = path.read_text().splitlines(keepends=True)[:epochs] if path.exists() else []
+    temporary = path.with_name(".log.jsonl.tmp")
+    temporary.write_text("".join(lines))
+    temporary.replace(path)
 
 
 def _batch(loader: BatchLoader, epoch: int, step: int) -> Tensor:
