@@ -22,6 +22,7 @@ FORMS = {
     "1 bit, shortcut A": {"weights": "binary", "activations": 1},
     "1 bit, shortcut B": {"weights": "ternary", "activations": 1, "shortcut": "B"},
     "calibrated": {"activations": 32},
+    "a level set a layer": {"layer_weights": ("layer3.*=binary", "*.conv2=quaternary")},
     "gray images": {"channels": 1, "zero_point": 0, "pixel_scale": 255.0},
     "ResNet-18": {"model": "resnet18", "size": 40},
     "ResNet-18, 1 bit": {"model": "resnet18", "weights": "binary", "activations": 1, "size": 40},
