@@ -88,7 +88,7 @@ def experiments(
     if not collect:
         from bitplane.train.data import load_data
 
-        failures = e.run_missing(chosen, lambda: load_data(chosen[0].config.data))
+        failures = e.run_missing(chosen, load_data)
     records = r.merge(r.read_records(json) if json else [], r.collect(planned))
     write_json(json, r.document(experiment, records))
     text = r.page(experiment, records)

@@ -68,10 +68,10 @@ class ModelConfig:
         shortcut: "A" (subsample and pad) or "B" (1x1 convolution); "default" takes the architecture's own.
         scale: factor of the level set: "none" (the paper's fixed set), one a "layer", one a "channel", or "two-sided" (one a
             layer for positive and one for negative levels; ternary only, and export does not take it).
-        classes: number of classes.
-        channels: image channels.
-        zero_point: pixel that becomes 0.
-        pixel_scale: pixels that become 1.
+        classes: number of classes; this and what follows a run takes from its data, whatever is given.
+        channels: image channels, from the data.
+        zero_point: pixel that becomes 0, from the data.
+        pixel_scale: pixels that become 1, from the data.
     """
 
     model: str = "resnet20"

@@ -34,9 +34,10 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from tqdm import tqdm
 
 from bitplane.train.checkpoint import read_config, with_data
-from bitplane.train.config import TrainConfig, flat, from_flat
+from bitplane.train.config import DataConfig, TrainConfig, flat, from_flat
 from bitplane.train.data.dataset import Dataset
 from bitplane.train.errors import BitplaneError, CheckpointError, ConfigError
 
@@ -151,12 +152,12 @@ def _source(g: Group, axes: Mapping[str, Any], planned: list[Planned]) -> Path |
     return next((q.folder for q in planned if q.group.name == g.init and matches(shared, q.axes)), None)
 
 
-def run_missing(chosen: list[Planned], load: Callable[[], Dataset], *, progress: bool = True) -> list[str]:
+def run_missing(chosen: list[Planned], load: Callable[[DataConfig], Dataset], *, progress: bool = True) -> list[str]:
     """Train what is neither finished nor being trained by another process.
 
     Args:
         chosen: runs of `plan`.
-        load: gives the data; called once, when there is something to train.
+        load: gives the data of a run; called when they are not those of the run before.
         progress: show progress.
 
     Returns:
@@ -164,7 +165,9 @@ def run_missing(chosen: list[Planned], load: Callable[[], Dataset], *, progress:
     """
     from bitplane.train.loop import train  # pulls in torch and accelerate: collecting does without
 
-    failures, data = [], None
+    failures: list[str] = []
+    data: Dataset | None = None
+    loaded: DataConfig | None = None
     for p in chosen:
         if (p.folder / "final" / "result.json").exists():
             continue
@@ -173,9 +176,10 @@ def run_missing(chosen: list[Planned], load: Callable[[], Dataset], *, progress:
             with FileLock(p.folder.with_name(f".{p.folder.name}.lock"), timeout=0):
                 if (p.folder / "final" / "result.json").exists():
                     continue
-                data = data or load()
+                if data is None or loaded != p.config.data:
+                    data, loaded = load(p.config.data), p.config.data
                 if progress:
-                    print(f"{p.folder}", flush=True)  # noqa: T201
+                    tqdm.write(str(p.folder))
                 if p.start is not None and not (p.start / "final" / "result.json").exists():
                     raise CheckpointError(f"{p.folder}: starts from {p.start}, which is not finished yet")
                 train(p.config, p.folder, resume=_prepare(p, data), init=p.start, progress=progress, data=data)

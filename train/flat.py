@@ -103,7 +103,7 @@ class FlatWeights:
         torch.maximum(self.latent, top.neg_(), out=self.latent)
 
     def estimate(self) -> None:
-        """Re-estimate the scales of targets whose fit is "least-squares", "twn" or "ttq" (its threshold) from the latents."""
+        """Re-estimate the scales of targets whose fit is "least-squares" or "twn" from the latents."""
         for t, w in zip(self.targets, self.latents, strict=True):
             if t.fit == "least-squares" and t.option != "none":
                 t.scale.copy_(nearest_scale(w, self.levels, t.option == "channel", rounds=1))

@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -167,9 +168,7 @@ def train(
             with (run / "log.jsonl").open("a") as log:
                 log.write(json.dumps(entry) + "\n")
             tqdm.write(f"epoch {epoch + 1:3d}  " + "  ".join(f"{k} {v:.4f}" for k, v in entry.items() if k != "epoch"))
-            save_checkpoint(
-                run, epoch + 1, model.state_dict(), optimizer_tensors(model, optimizer), state.document(), config.keep
-            )
+            save_checkpoint(run, epoch + 1, model.state_dict(), optimizer_tensors(model, optimizer), asdict(state), config.keep)
         accelerator.wait_for_everyone()
     if config.tracker != "none":
         accelerator.end_training()

@@ -77,9 +77,13 @@ class ProxOptimizer(torch.optim.Optimizer):
         averaged = average_from is not None
         self.groups = [FlatWeights(g, clamp if method.clamped else math.inf, averaged) for g in by_levels.values()]
         # Not in the base's state: Adam takes a non-empty state for one that it has filled itself.
-        self.latent: dict[Tensor, Tensor] = self._pieces("latents") if self._keeps_latent else {}
-        if method.rule.gradient_at is Point.QUANTIZED:
-            self.refresh()
+        self.latent: dict[Tensor, Tensor] = {}
+        with torch.no_grad():
+            for i, g in enumerate(self.groups):
+                if self._keeps_latent:
+                    self.latent |= dict(zip(g.parameters, g.latents, strict=True))
+                if method.rule.gradient_at is Point.QUANTIZED:
+                    g.push(self._quantized(g, schedule(0), i))
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
@@ -102,18 +106,15 @@ class ProxOptimizer(torch.optim.Optimizer):
     def _keeps_latent(self) -> bool:
         return self.method.rule.gradient_at is Point.QUANTIZED and self.method.rule.starts_from is Point.LATENT
 
-    def _pieces(self, name: str) -> dict[Tensor, Tensor]:
-        return {p: v for g in self.groups for p, v in zip(g.parameters, getattr(g, name), strict=True)}
-
     @torch.no_grad()
     def refresh(self) -> None:
-        """Recompute what follows from the latents: thresholds, and the parameters where the gradient is taken at w."""
+        """Recompute what follows from restored latents and scales: thresholds, and w where it is not the state itself."""
         for i, g in enumerate(self.groups):
             if not self._keeps_latent:
                 g.pull()
             g.decide()
             g.expand()
-            if self.method.rule.gradient_at is Point.QUANTIZED:
+            if self._keeps_latent:
                 g.push(self._quantized(g, self.schedule(self.step_count), i))
 
     def _quantized(self, g: FlatWeights, sharpness: float, index: int) -> Tensor:
@@ -146,8 +147,8 @@ class ProxOptimizer(torch.optim.Optimizer):
         sharpness = self.schedule(self.step_count)
         for i, g in enumerate(self.groups):
             g.pull()
-            self._move_scales(g)
             g.limit()
+            self._move_scales(g)
             if rule.gradient_at is Point.QUANTIZED:
                 values = self._quantized(g, sharpness, i)
                 g.push(values)

