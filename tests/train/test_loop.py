@@ -56,7 +56,11 @@ ProxOptimizer.step = killed
 
 
 @pytest.mark.parametrize(
-    "extra", [(), ("--method", "pc-random", "--scale-fit", "learned", "--average-from", "0.4", "--base", "adam")]
+    "extra",
+    [
+        ("--method", "pq", "--rho-0", "0.01"),
+        ("--method", "pc-random", "--scale-fit", "learned", "--average-from", "0.4", "--base", "adam"),
+    ],
 )
 def test_a_killed_and_resumed_run_ends_with_the_same_weights(config, tmp_path, extra):
     """SIGKILL in the middle of the second and of the third epoch (4 steps each)."""
