@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 
 @dataclass(frozen=True)
@@ -54,3 +55,14 @@ def _latency(t: np.ndarray) -> Latency:
         p90=float(np.percentile(t, 90)),
         calls=len(t),
     )
+
+
+def accuracy(
+    run: Callable[[npt.NDArray[np.uint8]], npt.ArrayLike], images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]
+) -> float:
+    """Top-1 accuracy of `run` (uint8 [N, C, H, W] to logits [N, classes]) in batches of 100."""
+    right = 0
+    for i in range(0, len(images), 100):
+        logits = np.asarray(run(np.array(images[i : i + 100])))
+        right += int((logits.argmax(1) == labels[i : i + 100]).sum())
+    return right / len(images)

@@ -1,141 +1,275 @@
-"""One comparison: packed files in bitplane beside the float twin and its int8 form in onnxruntime."""
+"""A study: latency, throughput, cold start, memory, size and accuracy of packed networks and their peers, in one run.
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+    description -> networks -> contestants (a network in an engine) -> contests (rounds) -> rows -> Study
+
+For each group: at each thread count a contest of all contestants, one image at a time; one more at the largest thread count
+with many images at hand; cold starts one by one. Each contestant is a process (`worker.py`); a file of an engine's own format
+is made once (`forms.py`). The two ways to measure are those of MLPerf Inference's single-stream and offline scenarios at short
+length; the results are not MLPerf results.
+"""
+
+import re
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from bitplane.benchmarks.measure import Latency, interleaved
-from bitplane.benchmarks.peers import ort
-from bitplane.runtime import InferenceSession, SessionOptions
+from bitplane.benchmarks import forms, statistics
+from bitplane.benchmarks.contest import Contest, PeerError, cold_start
+from bitplane.benchmarks.description import Description, GroupPlan, Measure, files
+from bitplane.benchmarks.machine import describe_machine
+from bitplane.benchmarks.networks import CALIBRATION, Images, Network, find_networks
+from bitplane.benchmarks.peers import ENGINES, LAYER_ENGINES, Engine
+from bitplane.benchmarks.results import Group, Offline, Row, Start, Study
 
-Images = npt.NDArray[np.uint8]
+OFFLINE_SECONDS = 0.25
+FLOAT = "float32"
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the table: an engine on a file at a thread count; accuracy is None without labelled images."""
+class Contestant:
+    """A network in an engine: a row, but for the thread count and the measurements.
 
-    name: str
-    engine: str
-    threads: int
-    latency: Latency
-    accuracy: float | None
-    bytes: int
+    Attributes:
+        row: what is known before measuring.
+        spec: what its worker is told, but for threads, purpose and batch.
+    """
+
+    row: Row
+    spec: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Unique in a group."""
+        return f"{self.row.network} | {self.row.engine}"
 
 
-def accuracy(run: Callable[[Images], npt.NDArray[np.float32]], images: Images, labels: npt.NDArray[np.int64]) -> float:
-    """Top-1 accuracy of `run` (uint8 [N, C, H, W] to logits [N, classes]) in batches of 100."""
-    parts = [run(images[i : i + 100]).argmax(1) for i in range(0, len(images), 100)]
-    return float((np.concatenate(parts) == labels).mean())
-
-
-def compare(
-    packed: list[str],
-    float_file: str | None,
-    calibration: Images,
-    test: tuple[Images, npt.NDArray[np.int64]] | None,
-    threads: tuple[int, ...],
-    batch: int = 1,
-    rounds: int = 30,
-) -> tuple[list[Row], dict[str, dict[str, str]]]:
-    """Measure all contestants at each thread count.
+def run_study(
+    description: Description,
+    folder: Path,
+    work: Path,
+    load: Callable[[str], Images],
+    done: Callable[[Study], None],
+    *,
+    raw: Callable[[str], Any] | None = None,
+    only: Sequence[str] = (),
+    previous: Study | None = None,
+) -> Study:
+    """Measure the groups of a description.
 
     Args:
-        packed: packed files.
-        float_file: float32 ONNX file of the same architecture, measured in onnxruntime and statically quantized to int8.
-        calibration: uint8 [N, C, H, W] images for latency and int8 calibration.
-        test: images and labels for accuracy.
-        threads: thread counts.
-        batch: images a call.
-        rounds: turns of each contestant.
+        description: what to measure.
+        folder: what its paths are relative to.
+        work: folder for files that are made; what is there is used again.
+        load: images of a data set's name.
+        done: called with all results so far after each group.
+        raw: data set of a name, for groups that train.
+        only: names of groups to measure; default: all.
+        previous: results whose other groups are kept.
 
-    Returns:
-        Rows, and for each packed file the kernel of every layer.
+    Raises:
+        StudyError: a file that the description names is missing.
     """
+    kept = {g.name: g for g in previous.groups} if previous else {}
+    names = [g.name for g in description.group]
+    study = Study(description.title, description.about.strip(), [])
+    for g in description.group:
+        if only and g.name not in only:
+            continue
+        kept[g.name] = measure_group(g, description.measure, folder, work, load, raw)
+        study = replace(study, groups=[kept[n] for n in names if n in kept])
+        done(study)
+    return study
+
+
+def measure_group(
+    g: GroupPlan,
+    how: Measure,
+    folder: Path,
+    work: Path,
+    load: Callable[[str], Images],
+    raw: Callable[[str], Any] | None = None,
+) -> Group:
+    """Measure one group; the arguments are those of `run_study`."""
+    work.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="bitplane-study-") as temporary:
+        if g.layers:
+            images, contestants = Images("", np.zeros((0,), np.uint8), None), layer_contestants(g)
+        else:
+            images, contestants = _network_contestants(g, folder, work, Path(temporary), load, raw)
+        return _measure(g, how, images, contestants)
+
+
+def _network_contestants(
+    g: GroupPlan, folder: Path, work: Path, temporary: Path, load: Callable[[str], Images], raw: Callable[[str], Any] | None
+) -> tuple[Images, list[Contestant]]:
+    networks, twin = find_networks(g, folder, work, raw or load)
+    images = load(g.data) if g.data else random_images(networks[0].shape)
+    paths = {"images": images.calibration[:CALIBRATION]}
+    if images.test is not None:
+        paths |= {"test_images": images.test[0], "test_labels": images.test[1]}
+    for name, value in paths.items():
+        np.save(temporary / f"{name}.npy", value)
+    common = {name: str(temporary / f"{name}.npy") for name in paths}
+    shared = {f.resolve() for f in files(folder, g.shared, f"group '{g.name}'")}
+    found: list[Contestant] = []
+    for engine_name in g.engines or ENGINES:
+        engine = ENGINES[engine_name]
+        if engine.form in ("packed", "inlined"):
+            mine = networks if engine.module == "own" else [n for n in networks if n.file.resolve() in shared]
+            found += [_contestant(n.name, n.weights, n.activations, n.file, engine_name, work, common) for n in mine]
+        elif twin is not None:
+            weights, bits = (FLOAT, 32) if engine.form in ("float", "tflite") else ("int8", 8)
+            found.append(_contestant(_twin_name(networks), weights, bits, twin, engine_name, work, common))
+    return images, found
+
+
+def _twin_name(networks: list[Network]) -> str:
+    names = {n.name.partition(" ")[0] for n in networks}
+    return names.pop() if len(names) == 1 else "float twin"
+
+
+def random_images(shape: tuple[int, ...]) -> Images:
+    """Random pixels, for latency only."""
+    return Images("", np.random.default_rng(0).integers(0, 256, (64, *shape), dtype=np.uint8), None)
+
+
+def _contestant(
+    network: str, weights: str, bits: int, source: Path, engine_name: str, work: Path, common: dict[str, str]
+) -> Contestant:
+    engine = ENGINES[engine_name]
+    row = Row(network, engine_name, 0, weights, bits, source.name, source.stat().st_size)
+    if missing := missing_packages(engine):
+        return Contestant(replace(row, error=f"not installed: pip install {missing}", bytes=0, file=""), {})
+    try:
+        file = forms.make_form(engine.form, source, Path(common["images"]), work)
+    except PeerError as e:
+        return Contestant(replace(row, error=str(e), bytes=0, file=""), {})
+    spec = {"module": engine.module, "variant": engine.variant, "file": str(file), **common}
+    return Contestant(replace(row, file=file.name, bytes=forms.size(file)), spec)
+
+
+def layer_contestants(g: GroupPlan) -> list[Contestant]:
+    """Every engine on every layer; see `peers/layers.py`."""
+    found = []
+    for layer in g.layers:
+        levels, _, bits = layer.partition(" ")[0].partition("/")
+        for name in g.engines or LAYER_ENGINES:
+            engine = LAYER_ENGINES[name]
+            if not re.fullmatch(engine.takes, layer.partition(" ")[0]):
+                continue
+            row = Row(f"3x3 {layer}", name, 0, levels, int(bits), "", 0)
+            missing = missing_packages(engine)
+            spec = {"module": engine.module, "variant": engine.variant, "file": "", "layer": layer, "images": ""}
+            found.append(Contestant(replace(row, error=f"not installed: pip install {missing}" if missing else ""), spec))
+    return found
+
+
+def missing_packages(engine: Engine) -> str:
+    """Packages that an engine needs and that are not installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    missing = []
+    for package in engine.install.split():
+        try:
+            version(package)
+        except PackageNotFoundError:
+            missing.append(package)
+    return " ".join(missing)
+
+
+def _measure(g: GroupPlan, how: Measure, images: Images, contestants: list[Contestant]) -> Group:
+    able = {c.name: c for c in contestants if not c.row.error}
+    counts = [1] if g.layers else how.counts()
     rows: list[Row] = []
-    kernels: dict[str, dict[str, str]] = {}
-    int8 = ort.int8_qdq(float_file, calibration[:64]) if float_file else None
-    accuracies: dict[str, float | None] = {}
-    for count in threads:
-        sessions: dict[str, tuple[str, Any, int]] = {}
-        for path in packed:
-            options = SessionOptions()
-            options.intra_op_num_threads = count
-            own = InferenceSession(path, options)
-            kernels[path] = own.kernels()
-            sessions[path] = ("bitplane", own, _size(path))
-        if float_file and int8:
-            sessions[float_file] = ("onnxruntime float32", ort.session(float_file, count), _size(float_file))
-            sessions[f"{float_file} (int8)"] = ("onnxruntime int8", ort.session(int8, count), len(int8))
-        calls = {n: _call(s, np.resize(calibration, (batch, *calibration.shape[1:]))) for n, (_, s, _) in sessions.items()}
-        times = interleaved(calls, rounds)
-        for name, (engine, s, size) in sessions.items():
-            if name not in accuracies:
-                accuracies[name] = accuracy(lambda x, s=s: s.run(None, {s.get_inputs()[0].name: x})[0], *test) if test else None
-            rows.append(Row(name, engine, count, times[name], accuracies[name], size))
-    return rows, kernels
+    conditions = None
+    top1: dict[str, float] = {}
+    for threads in counts:
+        specs = {n: {**c.spec, "threads": threads, "purpose": "stream", "batch": 1} for n, c in able.items()}
+        contest = Contest(specs, how.rounds, how.seconds)
+        asked = tuple(specs) if images.test is not None and threads == counts[0] else ()
+        now = contest.run(f"{g.name}, {threads} thread{'s' * (threads > 1)}", asked)
+        conditions = now if conditions is None or not now.quiet else conditions
+        top1 |= contest.top1
+        rows += [_row(c, threads, contest, top1, images) for c in contestants]
+        rows = _compared(rows, g.base(), contest, threads)
+    if not g.layers:
+        rows = _with_starts(_with_offline(rows, g, how, able, counts[-1]), able, how.starts)
+    assert conditions is not None
+    method = {"rounds": how.rounds, "seconds": how.seconds, "starts": how.starts, "batch": how.batch}
+    date = datetime.now(UTC).date().isoformat()
+    return Group(g.name, date, images.name, g.base(), describe_machine(), conditions, method, rows)
 
 
-def table(rows: list[Row]) -> str:
-    """Rows as text; the factor is against onnxruntime float32 at the same thread count."""
-    base = {r.threads: r.latency.median for r in rows if r.engine == "onnxruntime float32"}
-    lines = [f"{'file':34} {'engine':20} {'thr':>3} {'median ms':>9} {'p90 ms':>8} {'faster':>7} {'top-1':>7} {'bytes':>9}"]
+def _row(c: Contestant, threads: int, contest: Contest, top1: dict[str, float], images: Images) -> Row:
+    row = replace(c.row, threads=threads, error=c.row.error or contest.errors.get(c.name, ""))
+    if row.error or c.name not in contest.times:
+        return row
+    ready = contest.ready[c.name]
+    measured = statistics.stream(contest.times[c.name])
+    work = ready["multiply_adds"]
+    return replace(
+        row,
+        version=ready["version"],
+        settings=ready["settings"],
+        note=ready["note"],
+        top1=top1.get(c.name),
+        images=len(images.test[1]) if images.test is not None and c.name in top1 else 0,
+        stream=measured,
+        gmacs=work / measured.ms.value / 1e6 if work else None,
+    )
+
+
+def _compared(rows: list[Row], base: str, contest: Contest, threads: int) -> list[Row]:
+    """Rows of this thread count with their factor against the baseline of the same network, or of the group's only one."""
+    names = {r.network: f"{r.network} | {r.engine}" for r in rows if r.engine == base and r.stream is not None}
+    out = []
     for r in rows:
-        faster = f"{base[r.threads] / r.latency.median:.2f}x" if r.threads in base else "-"
-        top1 = "-" if r.accuracy is None else f"{100 * r.accuracy:.2f}%"
-        lines.append(
-            f"{r.name[-34:]:34} {r.engine:20} {r.threads:3} {r.latency.median:9.4f} {r.latency.p90:8.4f} "
-            f"{faster:>7} {top1:>7} {r.bytes:9}"
-        )
-    return "\n".join(lines)
+        against = names.get(r.network) or (next(iter(names.values())) if len(names) == 1 else None)
+        name = f"{r.network} | {r.engine}"
+        if r.threads == threads and r.stream is not None and against in contest.times:
+            r = replace(r, faster=statistics.ratio(contest.times[against], contest.times[name]))
+        out.append(r)
+    return out
 
 
-def document(rows: list[Row], kernels: dict[str, dict[str, str]]) -> dict[str, Any]:
-    """Rows and kernels as a JSON value."""
-    return {"rows": [asdict(r) for r in rows], "kernels": kernels}
+def _with_offline(rows: list[Row], g: GroupPlan, how: Measure, able: dict[str, Contestant], threads: int) -> list[Row]:
+    alive = {f"{r.network} | {r.engine}" for r in rows if r.stream is not None}
+    specs = {n: {**c.spec, "threads": threads, "purpose": "offline", "batch": how.batch} for n, c in able.items() if n in alive}
+    contest = Contest(specs, max(3, how.rounds // 2), OFFLINE_SECONDS, least=1)
+    contest.run(f"{g.name}, offline")
+    out = []
+    for r in rows:
+        times = contest.times.get(f"{r.network} | {r.engine}")
+        if times and r.threads == threads:
+            speed = statistics.median([1e3 * how.batch / float(np.median(t)) for t in times])
+            energy = contest.energy.get(f"{r.network} | {r.engine}")
+            calls = sum(len(t) for t in times)
+            each = sum(energy) / (calls * how.batch) if energy else None
+            r = replace(r, offline=Offline(speed, how.batch, threads, each))
+        out.append(r)
+    return out
 
 
-def plot(rows: list[Row], path: str) -> None:
-    """Draw top-1 accuracy over median latency (logarithmic) into an image file."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 5))
-    engines = sorted({r.engine for r in rows})
-    threads = sorted({r.threads for r in rows})
-    points = [(r, 100 * r.accuracy) for r in rows if r.accuracy is not None]
-    for index, (r, top1) in enumerate(points):
-        axes.scatter(
-            r.latency.median,
-            top1,
-            marker="os^Dv"[engines.index(r.engine) % 5],
-            s=60,
-            facecolor=f"C{index % 10}" if r.threads == threads[0] else "none",
-            edgecolor=f"C{index % 10}",
-            label=f"{r.name.rsplit('/', 1)[-1]}, {r.engine}, {r.threads} thread{'s' * (r.threads > 1)}",
-        )
-    axes.set_xscale("log")
-    axes.set_xlabel("median latency, ms")
-    axes.set_ylabel("top-1 accuracy, %")
-    axes.margins(0.2)
-    axes.grid(alpha=0.3, which="both")
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), fontsize=7, ncols=2, frameon=False)
-    figure.savefig(path, dpi=130, bbox_inches="tight")
-    plt.close(figure)
-
-
-def _call(session: Any, x: Images) -> Callable[[], object]:
-    feed = {session.get_inputs()[0].name: x}
-    return lambda: session.run(None, feed)
-
-
-def _size(path: str) -> int:
-    from pathlib import Path
-
-    return Path(path).stat().st_size
+def _with_starts(rows: list[Row], able: dict[str, Contestant], starts: int) -> list[Row]:
+    found: dict[str, Start] = {}
+    first = rows[0].threads
+    for r in rows:
+        name = f"{r.network} | {r.engine}"
+        if r.stream is None or r.threads != first or starts < 1:
+            continue
+        try:
+            said = cold_start({**able[name].spec, "threads": first, "purpose": "stream", "batch": 1}, starts)
+        except PeerError:
+            continue
+        mid = {k: float(np.median([s[k] for s in said])) for k in ("imports", "load", "first", "total")}
+        peaks = [s["peak_mb"] for s in said if s["peak_mb"] is not None]
+        found[name] = Start(**mid, peak_mb=float(np.median(peaks)) if peaks else None)
+    return [
+        replace(r, start=found.get(f"{r.network} | {r.engine}")) if r.threads == first and r.stream is not None else r
+        for r in rows
+    ]

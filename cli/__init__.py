@@ -1,12 +1,14 @@
-"""The command line: `bitplane demo | train | experiments | export | eval | predict | bench | inspect`."""
+"""The command line: `bitplane COMMAND`; the table below lists the commands."""
 
 import importlib
 import sys
 
 import tyro
 
-from bitplane.cli import commands, training
+from bitplane.cli import commands, study, training
 from bitplane.cli.output import UsageError
+
+BENCH = {"matplotlib", "bokeh", "jinja2", "msgspec", "scipy"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -20,6 +22,9 @@ def main(argv: list[str] | None = None) -> int:
         "predict": commands.predict,
         "bench": commands.bench,
         "inspect": commands.inspect,
+        "study": study.study,
+        "report": study.report,
+        "recommend": study.recommend,
     }
     try:
         tyro.extras.subcommand_cli_from_dict(table, prog="bitplane", args=argv, description="Low-bit ResNets on the CPU.")
@@ -29,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"bitplane: {e}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as e:
-        extra = "bench" if (e.name or "").startswith("matplotlib") else "train"
+        extra = "bench" if (e.name or "").partition(".")[0] in BENCH else "train"
         print(f"bitplane: this command needs `{e.name}`: pip install 'bitplane[{extra}]'", file=sys.stderr)
         return 2
     except Exception as e:
@@ -43,5 +48,6 @@ def main(argv: list[str] | None = None) -> int:
 def _expected(error: Exception) -> bool:
     # Only rooms that are loaded can have raised: no room is imported for this.
     names = (("runtime", "BitplaneError"), ("train.errors", "BitplaneError"), ("export", "ExportError"))
+    names += (("benchmarks.results", "StudyError"),)
     loaded = [(f"bitplane.{m}", c) for m, c in names if f"bitplane.{m}" in sys.modules]
     return any(isinstance(error, getattr(importlib.import_module(m), c)) for m, c in loaded)

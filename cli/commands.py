@@ -1,7 +1,6 @@
 """The commands; each imports the rooms it needs when it runs."""
 
 import json as json_module
-import os
 import tempfile
 import time
 from dataclasses import asdict
@@ -11,7 +10,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from tyro.conf import Positional, arg
 
-from bitplane.cli.output import UsageError, layer_table, write_json
+from bitplane.cli.output import UsageError, layer_table, write_json, write_text
 
 
 def export(
@@ -106,7 +105,7 @@ def evaluate(
         size: resize a folder's images to this side.
         json: write the result to this file.
     """
-    from bitplane.benchmarks.study import accuracy
+    from bitplane.benchmarks.measure import accuracy
     from bitplane.train.config import DataConfig
     from bitplane.train.data import load_data
 
@@ -186,11 +185,12 @@ def bench(
     data: str | None = None,
     data_dir: str = "data",
     threads: tuple[int, ...] = (),
-    batch: int = 1,
+    batch: int = 32,
+    against: tuple[str, ...] = ("onnxruntime float32", "onnxruntime int8"),
     json: Path | None = None,
     plot: Path | None = None,
 ) -> None:
-    """Measure latency and accuracy of packed files beside their float twin in onnxruntime (float32 and int8).
+    """Measure packed files beside their float twin in other engines: latency, throughput, accuracy, cold start, memory.
 
     Args:
         models: packed files.
@@ -200,8 +200,9 @@ def bench(
         data: data set for accuracy and calibration, as in `train`; without it, latency on random images only.
         data_dir: where CIFAR is.
         threads: thread counts; default: one and all.
-        batch: images a call.
-        json: write everything to this file.
+        batch: images of a call where throughput is measured.
+        against: engines to compare with, as `bitplane study` names them; those that run a float network need --float-model.
+        json: write everything to this file, as `bitplane study` does.
         plot: draw accuracy over latency into this image.
     """
     if kernels:
@@ -224,31 +225,22 @@ def bench(
         return write_json(json, rows)
     if not models:
         raise UsageError("bench needs at least one packed file, --kernels or --training")
-    from bitplane.benchmarks.study import compare, document, table
-    from bitplane.benchmarks.study import plot as draw
+    from bitplane.benchmarks.picture import draw, has_picture
+    from bitplane.benchmarks.results import to_json
+    from bitplane.cli.study import compare, loader, text_table
 
-    form = json_module.loads(_session(models[0], "bitplane").get_modelmeta().custom_metadata_map["bitplane.input"])
-    test = None
-    images = np.random.default_rng(0).integers(0, 256, (64, form["channels"], *form["size"]), dtype=np.uint8)
-    if data is not None:
-        from bitplane.train.config import DataConfig
-        from bitplane.train.data import load_data
-
-        loaded = load_data(DataConfig(data, data_dir))
-        images = loaded.train.images[:64].numpy()
-        test = (loaded.test.images.numpy(), loaded.test.labels.numpy())
-    counts = threads or tuple(
-        sorted({1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1})
-    )
-    rows, chosen = compare([str(m) for m in models], str(float_model) if float_model else None, images, test, counts, batch)
-    print(table(rows))
-    for name, layers in chosen.items():
-        print(f"\nkernels of {name}")
-        for layer, kernel in layers.items():
-            print(f"  {layer:28} {kernel}")
-    write_json(json, document(rows, chosen))
+    for file in [*models, *([float_model] if float_model else [])]:
+        if not file.is_file():
+            raise UsageError(f"{file}: no such file")
+    images = loader(data, data_dir) if data is not None else None
+    found = compare(list(models), float_model, list(against), images, threads, batch, starts=1)
+    print(text_table(found.groups[0]))
+    if json:
+        write_text(json, to_json(found))
     if plot:
-        draw(rows, str(plot))
+        if not has_picture(found.groups[0]):
+            raise UsageError(f"{plot}: a picture of accuracy over latency needs --data")
+        draw(found.groups[0], plot)
     return None
 
 
@@ -260,7 +252,9 @@ def demo(output: Path | None = None, epochs: int = 30, json: Path | None = None)
         epochs: epochs of each of the two.
         json: write the comparison to this file.
     """
-    from bitplane.benchmarks.study import compare, document, table
+    from bitplane.benchmarks.networks import Images
+    from bitplane.benchmarks.results import to_json
+    from bitplane.cli.study import compare, text_table
     from bitplane.export import export_run
     from bitplane.train.config import DataConfig, ModelConfig, TrainConfig
     from bitplane.train.data import load_data
@@ -284,10 +278,13 @@ def demo(output: Path | None = None, epochs: int = 30, json: Path | None = None)
         )
     data = load_data(DataConfig())
     test = (data.test.images.numpy(), data.test.labels.numpy())
-    rows, kernels = compare([files["ternary"]], files["float"], data.train.images[:64].numpy(), test, (1,))
-    print(table(rows))
+    images = Images("digits", data.train.images[:64].numpy(), test)
+    against = ["onnxruntime float32", "onnxruntime int8"]
+    found = compare([Path(files["ternary"])], Path(files["float"]), against, lambda _: images, (1,), 32, starts=1)
+    print(text_table(found.groups[0]))
     print(f"{time.perf_counter() - start:.0f} s; everything is in {folder}; next: bitplane inspect {files['ternary']}")
-    write_json(json, document(rows, kernels))
+    if json:
+        write_text(json, to_json(found))
 
 
 def _session(model: Path, engine: str) -> Any:

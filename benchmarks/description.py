@@ -1,0 +1,159 @@
+"""A study's description: a TOML file that names networks, engines and how long to measure.
+
+title = "..."
+about = "..."
+[measure]                                   # all optional
+threads = [1, 2]
+rounds = 20
+seconds = 0.05                              # of a turn
+starts = 3                                  # cold starts
+batch = 32                                  # offline
+[[group]]
+name = "ResNet-20 on CIFAR-10"
+data = "cifar10"                            # accuracy and calibration; without it, latency only, on random images
+float = "../examples/float.onnx"            # the float32 network: what other engines run, as it is and in int8
+packed = ["../examples/*-ternary2.onnx"]    # packed files; patterns relative to the description
+shared = ["../examples/*-ternary2.onnx"]    # those of them that other engines run too
+engines = ["onnxruntime float32"]           # default: all of `bitplane.benchmarks.peers`
+[[group]]
+name = "ResNet-18 at 224x224"
+model = "resnet18"                          # untrained networks of this architecture: latency only
+size = 224
+low_bit = ["binary/1", "ternary/2"]
+[[group]]
+name = "trained here"
+experiment = "experiments/deploy.toml"      # runs of a description of `bitplane experiments`: missing ones are trained first
+runs = "runs/deploy"
+only = ["low-bit/*"]
+[[group]]
+name = "layers"
+layers = ["binary/1 64x56", "ternary/2 128x28"]     # 3x3 convolutions by themselves: channels x side
+"""
+
+import re
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from bitplane.benchmarks.machine import processors
+from bitplane.benchmarks.peers import ENGINES, LAYER_ENGINES
+from bitplane.benchmarks.results import StudyError
+
+LOW_BIT = re.compile(r"(binary|ternary|quaternary)/(1|2|4|8)")
+LAYER = re.compile(r"(binary|ternary|quaternary)/(1|2|4) (\d+)x(\d+)")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How long to measure.
+
+    Attributes:
+        threads: thread counts; empty: one and all.
+        rounds: turns of each contestant.
+        seconds: of a turn.
+        starts: cold starts of each contestant.
+        batch: images of an offline call.
+    """
+
+    threads: list[int] = field(default_factory=list)
+    rounds: int = 20
+    seconds: float = 0.05
+    starts: int = 3
+    batch: int = 32
+
+    def counts(self) -> list[int]:
+        """The thread counts of this machine."""
+        return self.threads or sorted({1, processors()})
+
+
+class GroupPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Networks that are compared; see the module's docstring."""
+
+    name: str
+    data: str = ""
+    float: str = ""
+    packed: list[str] = []
+    shared: list[str] = []
+    engines: list[str] = []
+    model: str = ""
+    size: int = 224
+    low_bit: list[str] = []
+    experiment: str = ""
+    runs: str = ""
+    only: list[str] = []
+    epochs: int | None = None
+    layers: list[str] = []
+    baseline: str = ""
+
+    @property
+    def table(self) -> dict[str, object]:
+        """The engines of this kind of group."""
+        return dict(LAYER_ENGINES if self.layers else ENGINES)
+
+    def base(self) -> str:
+        """Engine that others are compared with; layers are compared by their multiply-adds a second."""
+        return self.baseline or ("" if self.layers else "onnxruntime float32")
+
+
+class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A description as read."""
+
+    title: str
+    group: list[GroupPlan]
+    about: str = ""
+    measure: Measure = Measure()
+
+
+def read_description(path: Path) -> Description:
+    """Read and check a description.
+
+    Raises:
+        StudyError: missing, no TOML, or a field is unknown, missing or has a value that cannot be used.
+    """
+    try:
+        values = tomllib.loads(path.read_text())
+    except (OSError, ValueError) as e:
+        raise StudyError(f"{path}: not a readable study description ({e})") from e
+    try:
+        description = msgspec.convert(values, Description)
+    except msgspec.ValidationError as e:
+        raise StudyError(f"{path}: {str(e)[0].lower()}{str(e)[1:]}") from e
+    for g in description.group:
+        check_group(g, str(path))
+    return description
+
+
+def check_group(g: GroupPlan, path: str) -> None:
+    """Raise StudyError for a group that cannot be measured."""
+    where = f"{path}: group '{g.name}'"
+    kinds = [k for k, v in {"packed": g.packed, "model": g.model, "experiment": g.experiment, "layers": g.layers}.items() if v]
+    if len(kinds) != 1:
+        raise StudyError(f"{where} needs exactly one of `packed`, `model`, `experiment`, `layers`; it has {kinds or 'none'}")
+    for e in [*g.engines, g.base()]:
+        if e and e not in g.table:
+            raise StudyError(f"{where}: no engine is called '{e}'; there are {', '.join(g.table)}")
+    if g.model and not g.low_bit:
+        raise StudyError(f'{where}: `model` needs `low_bit`, such as ["ternary/2"]')
+    if g.experiment and not g.runs:
+        raise StudyError(f"{where}: `experiment` needs `runs`, the folder of its runs")
+    for form, entries in ((LOW_BIT, g.low_bit), (LAYER, g.layers)):
+        for entry in entries:
+            if not form.fullmatch(entry):
+                raise StudyError(f"{where}: '{entry}' is not of the form {'LEVELS/BITS' + ' CxS' * (form is LAYER)}")
+
+
+def files(folder: Path, patterns: list[str], where: str) -> list[Path]:
+    """The files that patterns name, relative to a description's folder, each once, in the patterns' order.
+
+    Raises:
+        StudyError: a pattern matches nothing.
+    """
+    found: dict[Path, None] = {}
+    for pattern in patterns:
+        matched = sorted(folder.glob(pattern)) if not Path(pattern).is_absolute() else [Path(pattern)]
+        if not any(p.is_file() for p in matched):
+            raise StudyError(f"{where}: no file matches '{pattern}'")
+        found |= dict.fromkeys(p for p in matched if p.is_file())
+    return list(found)

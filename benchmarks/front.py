@@ -1,0 +1,57 @@
+"""Questions to a study's rows: which are on the Pareto front, which to take."""
+
+from collections.abc import Iterable
+
+from bitplane.benchmarks.results import Row, Study, StudyError
+
+
+def front(rows: Iterable[Row]) -> list[Row]:
+    """Rows that no other row beats in both latency and accuracy, fastest first; rows that lack either are left out."""
+    known = [(r.stream.ms.value, -r.top1, r) for r in rows if r.stream is not None and r.top1 is not None and not r.error]
+    found: list[Row] = []
+    for _, _, r in sorted(known, key=lambda k: k[:2]):
+        if not found or r.top1 > found[-1].top1:  # type: ignore[operator]
+            found.append(r)
+    return found
+
+
+def recommend(
+    study: Study, *, latency_ms: float | None = None, accuracy: float | None = None, size: int | None = None, threads: int = 1
+) -> list[tuple[str, Row]]:
+    """What to take in each group: the most accurate network within the limits, or the fastest that is accurate enough.
+
+    Args:
+        study: the results.
+        latency_ms: the median of one image takes at most this long.
+        accuracy: top-1 accuracy of at least this, 0 to 1; then the fastest is taken.
+        size: the file has at most this many bytes.
+        threads: thread count.
+
+    Returns:
+        (group, row), one a group, of bitplane's own networks.
+
+    Raises:
+        StudyError: nothing in the study is within the limits; the message names the nearest.
+    """
+    found: list[tuple[str, Row]] = []
+    for g in study.groups:
+        rows = [r for r in g.rows if r.engine == "bitplane" and r.threads == threads]
+        able = front(r for r in rows if size is None or r.bytes <= size)
+        able = [r for r in able if latency_ms is None or (r.stream and r.stream.ms.value <= latency_ms)]
+        able = [r for r in able if accuracy is None or (r.top1 is not None and r.top1 >= accuracy)]
+        if able:
+            found.append((g.name, able[0] if accuracy is not None else able[-1]))
+    if not found:
+        raise StudyError(_nearest(study, threads))
+    return found
+
+
+def _nearest(study: Study, threads: int) -> str:
+    rows = [r for g in study.groups for r in g.rows if r.engine == "bitplane" and r.threads == threads]
+    known = front(rows)
+    if not known:
+        return f"the study has no network of known latency and accuracy at {threads} thread{'s' * (threads > 1)}"
+    ends = [
+        f"{r.network}: {r.stream.ms.value:.3g} ms, {100 * r.top1:.2f} %" for r in (known[0], known[-1]) if r.stream and r.top1
+    ]
+    return f"no network is within these limits; the fastest and the most accurate are {' and '.join(dict.fromkeys(ends))}"

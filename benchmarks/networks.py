@@ -1,0 +1,137 @@
+"""The networks of a study's group: packed files as they lie there, exported runs, or untrained ones of a given shape."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bitplane.benchmarks.description import GroupPlan, files
+from bitplane.benchmarks.results import StudyError
+
+CALIBRATION = 256
+
+
+@dataclass(frozen=True)
+class Images:
+    """A group's images.
+
+    Attributes:
+        name: of the data set; "" for random pixels.
+        calibration: uint8 [N, C, H, W]; the first are timed.
+        test: images and labels int64 [N], or None.
+    """
+
+    name: str
+    calibration: npt.NDArray[np.uint8]
+    test: tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]] | None
+
+
+@dataclass(frozen=True)
+class Network:
+    """A packed file.
+
+    Attributes:
+        name: what the table calls it.
+        file: where it is.
+        weights: level set.
+        activations: bits.
+        shape: [C, H, W] of an image.
+        multiply_adds: of an image.
+    """
+
+    name: str
+    file: Path
+    weights: str
+    activations: int
+    shape: tuple[int, ...]
+    multiply_adds: int
+
+
+def packed_network(file: Path) -> Network:
+    """What a packed file says of itself.
+
+    Raises:
+        ModelError: it is not a packed file.
+    """
+    from bitplane.runtime import InferenceSession
+
+    session = InferenceSession(file)
+    meta = session.get_modelmeta().custom_metadata_map
+    weights, bits = meta["bitplane.level_set"], meta["bitplane.activation_bits"]
+    shape = tuple(int(d) for d in session.get_inputs()[0].shape[1:])
+    work = sum(layer.multiply_adds for layer in session.layers())
+    name = f"{meta['bitplane.model']} {weights}/{bits}"
+    return Network(name, file, weights, int(bits) if bits.isdigit() else 0, shape, work)
+
+
+def find_networks(g: GroupPlan, folder: Path, work: Path, load: Callable[[str], Any]) -> tuple[list[Network], Path | None]:
+    """The packed files of a group, made where they are not given, and the float twin.
+
+    Args:
+        g: the group.
+        folder: of the description: what its paths are relative to.
+        work: folder for files that are made.
+        load: data set of a name, for experiments.
+
+    Raises:
+        StudyError: a file is missing.
+        BitplaneError: a run cannot be trained or exported.
+    """
+    where = f"group '{g.name}'"
+    if g.model:
+        return _untrained(g, work)
+    found = _exported(g, folder, work, load) if g.experiment else files(folder, g.packed, where)
+    networks = [packed_network(f) for f in found]
+    twice = {n.name for n in networks if sum(m.name == n.name for m in networks) > 1}
+    networks = [Network(**{**vars(n), "name": n.file.stem}) if n.name in twice else n for n in networks]
+    return networks, files(folder, [g.float], where)[0] if g.float else None
+
+
+def _untrained(g: GroupPlan, work: Path) -> tuple[list[Network], Path]:
+    """Networks with random weights: their latency is that of trained ones of the same shape."""
+    import torch
+
+    from bitplane.export import to_onnx
+    from bitplane.train.config import ModelConfig
+    from bitplane.train.untrained import untrained_model
+
+    pixels = torch.randint(0, 256, (4, 3, g.size, g.size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    made: dict[str, Path] = {}
+    for entry in ["float/32", *g.low_bit]:
+        levels, _, bits = entry.partition("/")
+        out = work / f"{g.model}-{g.size}-{levels}{bits}.onnx"
+        made[entry] = out
+        if out.exists():
+            continue
+        config: dict[str, Any] = {"model": g.model, "weights": levels, "activations": int(bits), "classes": 1000}
+        to_onnx(untrained_model(ModelConfig(**config), pixels), pixels, out)
+    networks = [packed_network(made[e]) for e in g.low_bit]
+    return [Network(**{**vars(n), "name": f"{g.model} {e}"}) for n, e in zip(networks, g.low_bit, strict=True)], made[
+        "float/32"
+    ]
+
+
+def _exported(g: GroupPlan, folder: Path, work: Path, load: Callable[[str], Any]) -> list[Path]:
+    import fnmatch
+
+    from bitplane.export import export_run
+    from bitplane.train.experiments import plan, read_experiment, run_missing
+
+    options = {k: v for k, v in {"epochs": g.epochs, "data": g.data or None}.items() if v is not None}
+    planned = plan(read_experiment(folder / g.experiment), folder / g.runs, options)
+    only = g.only or ["*"]
+    chosen = [p for p in planned if any(fnmatch.fnmatchcase(f"{p.folder.parent.name}/{p.folder.name}", o) for o in only)]
+    if not chosen:
+        raise StudyError(f"group '{g.name}': `only` matches no run of {g.experiment}")
+    if failures := run_missing(chosen, lambda config: load(config.data)):
+        raise StudyError(f"group '{g.name}': {failures[0]}")
+    made = []
+    for p in chosen:
+        out = work / f"{p.folder.name}.onnx"
+        if not out.exists():
+            export_run(p.folder, out)
+        made.append(out)
+    return [m for m, p in zip(made, chosen, strict=True) if p.config.model.weights != "float"]

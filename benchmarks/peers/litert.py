@@ -1,0 +1,60 @@
+"""LiteRT (once TensorFlow Lite): the float32 file converted by litert-torch, and its int8 form by ai-edge-quantizer."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from ai_edge_litert.interpreter import Interpreter
+
+from bitplane.benchmarks.peers import Loaded, Purpose
+
+
+def load(file: Path, threads: int, purpose: Purpose, variant: str = "") -> Loaded:
+    """Open a .tflite file of one image; XNNPACK is on by default."""
+    from importlib.metadata import version
+
+    interpreter = Interpreter(model_path=str(file), num_threads=threads)
+    interpreter.allocate_tensors()
+    source, result = interpreter.get_input_details()[0], interpreter.get_output_details()[0]["index"]
+
+    def run(x: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        out = []
+        for i in range(len(x)):
+            interpreter.set_tensor(source["index"], x[i : i + 1].astype(source["dtype"]))
+            interpreter.invoke()
+            out.append(interpreter.get_tensor(result)[0])
+        return np.stack(out)
+
+    return Loaded(run, version("ai-edge-litert"), {"num_threads": str(threads), "delegate": "XNNPACK"})
+
+
+def convert(path: Path, images: npt.NDArray[np.uint8], out: Path, int8: bool) -> None:
+    """Write a float32 ONNX file as .tflite, with float32 pixels as input.
+
+    Args:
+        path: the ONNX file.
+        images: uint8 [N, C, H, W]: calibration of int8.
+        out: where to write.
+        int8: static int8 activations and weights, by ai-edge-quantizer's recipe.
+    """
+    import litert_torch  # pyright: ignore[reportMissingImports]
+    import torch
+
+    from bitplane.benchmarks.peers.eager import module
+
+    sample = torch.from_numpy(images[:1]).float()
+    converted = litert_torch.convert(module(path), (sample,))
+    converted.export(str(out))
+    if int8:
+        from ai_edge_quantizer import quantizer, recipe  # pyright: ignore[reportMissingImports]
+
+        q = quantizer.Quantizer(str(out), recipe.static_wi8_ai8())
+        key, name = next(iter(_signature(out).items()))
+        found = q.calibrate({key: [{name: images[i : i + 1].astype(np.float32)} for i in range(len(images))]})
+        out.unlink()
+        q.quantize(found).export_model(str(out))
+
+
+def _signature(file: Path) -> dict[str, str]:
+    # Key of the file's signature to the name of its one input.
+    return {k: v["inputs"][0] for k, v in Interpreter(model_path=str(file)).get_signature_list().items()}

@@ -1,0 +1,66 @@
+"""A study's picture: top-1 accuracy over latency with the Pareto front, as an image (matplotlib)."""
+
+from pathlib import Path
+
+from bitplane.benchmarks.report import group_front
+from bitplane.benchmarks.results import Group
+
+
+def has_picture(g: Group) -> bool:
+    """Whether a group has latencies with accuracies."""
+    return any(r.stream is not None and r.top1 is not None for r in g.rows)
+
+
+def draw(g: Group, path: Path) -> None:
+    """Draw a group at its smallest thread count.
+
+    Args:
+        g: a group with accuracies.
+        path: image file to write.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    least = min(r.threads for r in g.rows)
+    rows = [r for r in g.rows if r.threads == least and r.stream is not None and r.top1 is not None]
+    figure, axes = plt.subplots(figsize=(9, 6))
+    colors = plt.get_cmap("tab20")
+    engines = list(dict.fromkeys(r.engine for r in rows))
+    best = group_front(g)
+    axes.plot(
+        [r.stream.ms.value for r in best if r.stream], [100 * (r.top1 or 0) for r in best],
+        drawstyle="steps-post", color="0.6", linewidth=1.2, zorder=1, label="Pareto front",
+    )  # fmt: skip
+    for index, engine in enumerate(engines):
+        mine = [r for r in rows if r.engine == engine]
+        x = [r.stream.ms.value for r in mine if r.stream]
+        y = [100 * (r.top1 or 0) for r in mine]
+        own = engine == "bitplane"
+        axes.scatter(
+            x,
+            y,
+            s=70 if own else 45,
+            marker="o" if own else "sD^vPXph<>"[index % 10],
+            color=colors(index),
+            label=engine,
+            zorder=3,
+        )
+        if own:
+            for r, left, top in zip(mine, x, y, strict=True):
+                name = r.network.partition(" ")[2] or r.network
+                axes.annotate(name, (left, top), xytext=(6, -3), textcoords="offset points", fontsize=8)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel(f"latency of one image, {least} thread{'s' * (least > 1)}, median ms")
+    axes.set_ylabel("top-1 accuracy, %")
+    axes.set_title(g.name)
+    axes.margins(0.12)
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    figure.savefig(path, dpi=120, bbox_inches="tight")
+    plt.close(figure)

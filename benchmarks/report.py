@@ -1,0 +1,126 @@
+"""A study as Markdown: generated from its JSON file alone."""
+
+from collections.abc import Sequence
+
+from bitplane.benchmarks import statistics
+from bitplane.benchmarks.front import front
+from bitplane.benchmarks.results import Conditions, Group, Row, Study
+
+
+def heads(g: Group) -> list[str]:
+    """The columns of a group's table."""
+    if any(r.gmacs is not None for r in g.rows):
+        return ["layer", "engine", "ms", "G multiply-adds/s", "of the register loop", "note"]
+    top1 = ["top-1"] if any(r.top1 is not None for r in g.rows) else []
+    energy = ["mJ/image"] if any(r.offline and r.offline.millijoules for r in g.rows) else []
+    return [
+        "network", "engine", "threads", "ms", "p90", "p99", f"against {g.baseline}", *top1, "images/s", *energy, "file",
+        "cold start ms", "peak MB", "note",
+    ]  # fmt: skip
+
+
+def cells(g: Group, r: Row) -> list[str]:
+    """A row's text under `heads`."""
+    values = {
+        "layer": r.network,
+        "network": r.network,
+        "engine": r.engine,
+        "threads": str(r.threads),
+        "note": r.error or r.note,
+        "file": f"{r.bytes:,}" if r.bytes else "",
+        "top-1": "" if r.top1 is None else f"{100 * r.top1:.2f} %",
+    }
+    if r.stream is not None:
+        values |= {"ms": statistics.text(r.stream.ms)} | {
+            k: _like(v, r) for k, v in (("p90", r.stream.p90), ("p99", r.stream.p99))
+        }
+    if r.faster is not None:
+        values[f"against {g.baseline}"] = "1x" if r.engine == g.baseline else f"{statistics.text(r.faster)}x"
+    if r.offline is not None:
+        values["images/s"] = statistics.text(r.offline.images_per_second)
+        values["mJ/image"] = "" if r.offline.millijoules is None else f"{r.offline.millijoules:.3g}"
+    if r.start is not None:
+        values["cold start ms"] = f"{r.start.total:.0f}"
+        values["peak MB"] = "" if r.start.peak_mb is None else f"{r.start.peak_mb:.0f}"
+    if r.gmacs is not None:
+        limit = next((o.gmacs for o in g.rows if o.network == r.network and o.engine == "register loop"), None)
+        values["G multiply-adds/s"] = f"{r.gmacs:.0f}"
+        values["of the register loop"] = f"{100 * r.gmacs / limit:.0f} %" if limit else ""
+    return [values.get(h, "") for h in heads(g)]
+
+
+def _like(value: float, r: Row) -> str:
+    # A percentile with as many decimals as the median beside it.
+    assert r.stream is not None
+    return f"{value:.{len(statistics.text(r.stream.ms).partition('.')[2])}f}"
+
+
+def group_front(g: Group) -> list[Row]:
+    """The rows on the Pareto front of latency and accuracy, at the smallest thread count."""
+    least = min((r.threads for r in g.rows), default=0)
+    return front(r for r in g.rows if r.threads == least)
+
+
+def conditions(c: Conditions) -> str:
+    """Whether the machine was quiet, in a sentence."""
+    facts = [f"fixed work moved by {100 * c.reference_spread:.1f} %"]
+    facts += [f"{100 * c.stolen:.1f} % of the processors' time went to other machines"] if c.stolen is not None else []
+    facts += [f"load before {c.load_before:.1f}"] if c.load_before is not None else []
+    facts += [f"clock {' to '.join(f'{m:.0f}' for m in c.megahertz)} MHz"] if c.megahertz else ["clock not readable"]
+    return ("The machine was quiet: " if c.quiet else "**The machine was NOT quiet**: ") + ", ".join(facts) + "."
+
+
+def where(g: Group) -> str:
+    """Machine and method, in two sentences."""
+    m, how = g.machine, g.method
+    features = ", ".join(m.features) or "no features known"
+    return (
+        f"{g.date}, {m.cpu}, {m.processors} processors, {features}; {m.system}, Python {m.python}, governor {m.governor}. "
+        f"{how['rounds']:g} rounds of {1000 * how['seconds']:g} ms turns; cold start: median of {how['starts']:g} fresh"
+        f" processes with warm disk caches; throughput in calls of {how['batch']:g} images."
+    )
+
+
+def markdown(study: Study, pictures: Sequence[str] = ()) -> str:
+    """The whole page.
+
+    Args:
+        study: the results.
+        pictures: file names of pictures, one a group or "".
+    """
+    lines = [f"# {study.title}", "", *([study.about, ""] if study.about else []), *LEGEND, ""]
+    for index, g in enumerate(study.groups):
+        lines += [f"## {g.name}", "", where(g), "", conditions(g.conditions), ""]
+        if index < len(pictures) and pictures[index]:
+            lines += [f"![{g.name}]({pictures[index]})", ""]
+        best = {id(r) for r in group_front(g)}
+        columns = heads(g)
+        lines += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+        for r in g.rows:
+            texts = [c.replace("|", "\\|") for c in cells(g, r)]
+            texts[0] = f"**{texts[0]}**" if id(r) in best else texts[0]
+            lines.append("| " + " | ".join(texts) + " |")
+        lines += ["", *_settings(g), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+LEGEND = [
+    "Medians of interleaved rounds; every figure has the digits that its 95 % bootstrap interval over rounds supports. Factors",
+    "are paired within rounds, at the same thread count. **Bold**: on the Pareto front of latency and accuracy at the",
+    "smallest thread count. The ways to measure are those of MLPerf's single-stream and offline scenarios at short length;",
+    "these are not MLPerf results.",
+]
+
+
+def _settings(g: Group) -> list[str]:
+    seen: dict[str, str] = {}
+    for r in g.rows:
+        if r.stream is not None and r.engine not in seen:
+            given = ", ".join(f"{k} {v}" for k, v in r.settings.items())
+            seen[r.engine] = f"- {r.engine}{' ' + _short(r.version) if r.version else ''}{': ' + given if given else ''}"
+    return ["Engines and settings:", "", *seen.values()] if seen else []
+
+
+def _short(version: str) -> str:
+    # OpenVINO's "2026.4.1-22982-e213a147257-releases/2026/4" is 2026.4.1.
+    return version.partition("-")[0]
