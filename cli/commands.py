@@ -181,6 +181,7 @@ def bench(
     models: Positional[tuple[Path, ...]] = (),
     kernels: bool = False,
     training: bool = False,
+    instructions: bool = False,
     float_model: Path | None = None,
     data: str | None = None,
     data_dir: str = "data",
@@ -196,6 +197,7 @@ def bench(
         models: packed files.
         kernels: measure the popcount kernels instead, beside a register-only loop.
         training: measure what each method adds to a training step instead.
+        instructions: count the instructions of one call of each packed file instead (needs valgrind): the same on any day.
         float_model: float32 ONNX file of the same architecture, `bitplane export` of a run with --weights float.
         data: data set for accuracy and calibration, as in `train`; without it, latency on random images only.
         data_dir: where CIFAR is.
@@ -225,6 +227,13 @@ def bench(
         return write_json(json, rows)
     if not models:
         raise UsageError("bench needs at least one packed file, --kernels or --training")
+    if instructions:
+        from bitplane.benchmarks.instructions import count_instructions
+
+        counted = count_instructions(list(models))
+        for file in models:
+            print(f"{file}: {counted[file.name] / 1e6:.3f} million instructions a call")
+        return write_json(json, {"instructions": {str(f): round(counted[f.name]) for f in models}})
     from bitplane.benchmarks.picture import draw, has_picture
     from bitplane.benchmarks.results import to_json
     from bitplane.cli.study import compare, loader, text_table
