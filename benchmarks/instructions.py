@@ -77,8 +77,9 @@ def count_instructions(files: Sequence[Path], calls: int = CALLS) -> dict[str, f
 
 def _run(paths: Sequence[str], calls: int, environment: Mapping[str, str], out: Path) -> None:
     command = ["valgrind", "-q", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={out}"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen([*command, sys.executable, "-c", CHILD, *paths], text=True, env=environment, **pipes) as process:
+    command += [sys.executable, "-c", CHILD, *paths]
+    pipe, null = subprocess.PIPE, subprocess.DEVNULL
+    with subprocess.Popen(command, text=True, env=environment, stdin=pipe, stdout=pipe, stderr=null) as process:
         assert process.stdin is not None
         assert process.stdout is not None
 

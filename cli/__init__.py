@@ -5,7 +5,7 @@ import sys
 
 import tyro
 
-from bitplane.cli import commands, study, training
+from bitplane.cli import commands, machine, study, training
 from bitplane.cli.output import UsageError
 
 BENCH = {"matplotlib", "bokeh", "jinja2", "msgspec", "scipy"}
@@ -22,6 +22,7 @@ def main(argv: list[str] | None = None) -> int:
         "predict": commands.predict,
         "bench": commands.bench,
         "inspect": commands.inspect,
+        "warmup": machine.warmup,
         "study": study.study,
         "report": study.report,
         "recommend": study.recommend,

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from tyro.conf import Positional, arg
 
-from bitplane.cli.output import UsageError, layer_table, write_json, write_text
+from bitplane.cli.output import UsageError, layer_table, table, write_json, write_text
 
 
 def export(
@@ -182,6 +182,7 @@ def bench(
     kernels: bool = False,
     training: bool = False,
     instructions: bool = False,
+    profile: Path | None = None,
     float_model: Path | None = None,
     data: str | None = None,
     data_dir: str = "data",
@@ -197,6 +198,7 @@ def bench(
         models: packed files.
         kernels: measure the popcount kernels instead, beside a register-only loop.
         training: measure what each method adds to a training step instead.
+        profile: time every step of one packed file instead, and write it as a Chrome trace to this file.
         instructions: count the instructions of one call of each packed file instead (needs valgrind): the same on any day.
         float_model: float32 ONNX file of the same architecture, `bitplane export` of a run with --weights float.
         data: data set for accuracy and calibration, as in `train`; without it, latency on random images only.
@@ -227,6 +229,10 @@ def bench(
         return write_json(json, rows)
     if not models:
         raise UsageError("bench needs at least one packed file, --kernels or --training")
+    if profile:
+        if len(models) != 1:
+            raise UsageError("--profile takes one packed file")
+        return _profile(models[0], profile, json)
     if instructions:
         from bitplane.benchmarks.instructions import count_instructions
 
@@ -251,6 +257,28 @@ def bench(
             raise UsageError(f"{plot}: a picture of accuracy over latency needs --data")
         draw(found.groups[0], plot)
     return None
+
+
+def _profile(model: Path, trace: Path, json: Path | None) -> None:
+    from bitplane.benchmarks.roofline import profile
+
+    rows, written = profile(model)
+    write_text(trace, Path(written).read_text())
+    Path(written).unlink()
+    lines = [
+        (
+            r["name"],
+            f"{r['us']:.2f}",
+            f"{100 * r['share']:.1f} %",
+            f"{r['gmacs']:.0f}" if r["gmacs"] else "",
+            f"{100 * r['of_limit']:.0f} %" if "of_limit" in r else "",
+            r["kernel"],
+        )
+        for r in rows
+    ]
+    print(table(("step", "us", "share", "G mul-adds/s", "of the register loop", "kernel"), lines, right={1, 2, 3, 4}))
+    print(f"{sum(r['us'] for r in rows):.1f} us in all steps; {trace} opens in chrome://tracing and Perfetto")
+    write_json(json, rows)
 
 
 def demo(output: Path | None = None, epochs: int = 30, json: Path | None = None) -> None:

@@ -9,8 +9,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from bitplane.runtime.kernels.intrinsics import CACHE_LINE as ALIGN
-from bitplane.runtime.kernels.intrinsics import aligned_zeros
+ALIGN = 64
+"""Bytes of a cache line, and of the widest vector."""
+
+
+def aligned_zeros(size: int) -> NDArray[np.uint8]:
+    """`size` zero bytes that start on a cache line."""
+    raw = np.zeros(size + ALIGN, np.uint8)
+    start = -raw.ctypes.data % ALIGN
+    return raw[start : start + size]
 
 
 def round_up(size: int) -> int:

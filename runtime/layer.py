@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitplane.runtime import format as fmt
+from bitplane.runtime import machine_code
 from bitplane.runtime.kernels import fields as f
-from bitplane.runtime.kernels.walker import run_plan
 from bitplane.runtime.model import Conv, Model, Quantizer, Tensor
 from bitplane.runtime.plan import BYTES_FROM, make_plan
 
@@ -34,11 +34,13 @@ class ConvLayer:
     _arena: NDArray[np.uint8]
 
     def __post_init__(self) -> None:
-        self._call = (self._table, self._arena.ctypes.data, self._constants.ctypes.data, 0, 0, 0, 0, 1, 1, 0)
+        table = self._table.ctypes.data, len(self._table)
+        self._run_plan = machine_code.load()
+        self._call = (*table, self._arena.ctypes.data, self._constants.ctypes.data, 0, 0, 0, 0, 1, 1, 0)
 
     def __call__(self) -> None:
         """Run the layer once."""
-        run_plan(*self._call)
+        self._run_plan(*self._call)
 
 
 def make_layer(
@@ -96,4 +98,6 @@ def make_layer(
     values[..., channels:] = 0
     inner[:, edge, edge] = np.packbits(values, axis=-1, bitorder="little")
     products = prod(conv.weight_shape) * out * out * bits * (2 if weights == "quaternary" else 1)
-    return ConvLayer(plan.kernels[0][1], products, plan.table[plan.table[:, f.OP] == f.OP_CONV], plan.constants, arena)
+    return ConvLayer(
+        plan.kernels[0][1], products, np.ascontiguousarray(plan.table[plan.table[:, f.OP] == f.OP_CONV]), plan.constants, arena
+    )

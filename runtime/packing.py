@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitplane.runtime import format as fmt
-from bitplane.runtime.kernels.tiles import Tile
+from bitplane.runtime.kernels.shapes import Tile
 from bitplane.runtime.model import Conv, Quantizer
 
 BLOCK = 16

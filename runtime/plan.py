@@ -6,11 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitplane.runtime import format as fmt
-from bitplane.runtime.arena import Arena, CodesLayout, Constants, FeaturesLayout
+from bitplane.runtime.arena import Arena, CodesLayout, Constants, FeaturesLayout, aligned_zeros
 from bitplane.runtime.errors import ModelError
 from bitplane.runtime.kernels import fields as f
-from bitplane.runtime.kernels.intrinsics import HAS_POPCOUNT, aligned_zeros
-from bitplane.runtime.kernels.tiles import TILES, Kind
+from bitplane.runtime.kernels.shapes import TILES, Kind
+from bitplane.runtime.kernels.target import HAS_POPCOUNT
 from bitplane.runtime.lower import Step, lower
 from bitplane.runtime.model import (
     AveragePool,
@@ -68,6 +68,7 @@ class Plan:
         codes: layout and arena offset of every tensor of codes.
         features: layout and arena offset of every stored tensor of features.
         kernels: (layer name, what runs it), in order.
+        steps: (name, what runs it) of every row of the table.
     """
 
     table: NDArray[np.int64]
@@ -76,6 +77,7 @@ class Plan:
     codes: dict[str, tuple[CodesLayout, int]]
     features: dict[str, tuple[FeaturesLayout, int]]
     kernels: tuple[tuple[str, str], ...]
+    steps: tuple[tuple[str, str], ...]
 
 
 def make_plan(model: Model, threads: int = 1, merge: bool = True, reuse: bool = True, inputs: tuple[str, ...] = ()) -> Plan:
@@ -126,6 +128,7 @@ class _Planner:
     codes: dict[str, tuple[CodesLayout, int]] = field(default_factory=dict[str, tuple[CodesLayout, int]])
     features: dict[str, tuple[FeaturesLayout, int]] = field(default_factory=dict[str, tuple[FeaturesLayout, int]])
     rows: list[NDArray[np.int64]] = field(default_factory=list[NDArray[np.int64]])
+    names: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])  # of rows: (node, kernel if it is no layer's)
     kernels: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     halos: list[tuple[CodesLayout, int]] = field(default_factory=list[tuple[CodesLayout, int]])
 
@@ -162,7 +165,9 @@ class _Planner:
         block = self.constants.bytes()
         constants = aligned_zeros(block.size)
         constants[:] = block
-        return Plan(np.stack(self.rows), constants, self.arena, self.codes, self.features, tuple(self.kernels))
+        kernels = dict(self.kernels)
+        steps = tuple((name, kernel or kernels.get(name, "copy")) for name, kernel in self.names)
+        return Plan(np.stack(self.rows), constants, self.arena, self.codes, self.features, tuple(self.kernels), steps)
 
     def _scratch_bytes(self) -> int:
         widths = [t.shape[2] for t in self.model.tensors.values()]
@@ -224,6 +229,7 @@ class _Planner:
             self._epilogue(row, step, self.model.tensors[head.output].shape[0])
             self.kernels.append((head.name, f"elementwise{self._epilogue_name(step)}"))
         self.rows.append(row)
+        self.names.append((head.name, ""))
 
     def _conv(self, row: NDArray[np.int64], step: Step, conv: Conv) -> None:
         o, kh, kw, c = conv.weight_shape
@@ -330,6 +336,7 @@ class _Planner:
         row[f.FEATURES], row[f.FEATURES_ROW], row[f.FEATURES_PIXEL] = target + layout.at(0, 0), layout.row, layout.pixel
         row[f.STORE] = 1
         self.rows.append(row)
+        self.names.append((f"{conv.name} input", "copy into a halo"))
         self.halos.append((layout, target))
         return layout, target
 
@@ -368,6 +375,7 @@ class _Planner:
         row[f.OP], row[f.CHANNELS], row[f.HEIGHT], row[f.WIDTH] = f.OP_IMAGE, channels, height, width
         row[f.CODES], row[f.CODES_ROW] = at + layout.at(0, 0), layout.row
         self.rows.append(row)
+        self.names.append((conv.source, "interleave channels"))
         return layout, at
 
     def _codes_out(self, row: NDArray[np.int64], name: str) -> None:

@@ -1,24 +1,25 @@
 """`InferenceSession`: onnxruntime's interface over a plan."""
 
 import os
+import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitplane.runtime import format as fmt
+from bitplane.runtime import machine_code
 from bitplane.runtime.describe import LayerInfo, describe
 from bitplane.runtime.errors import InputError
-from bitplane.runtime.kernels.walker import run_plan
 from bitplane.runtime.model import Conv, FloatConv, Model
 from bitplane.runtime.parse import parse
 from bitplane.runtime.plan import Plan, make_plan
+from bitplane.runtime.profile import Event, StepTime, chrome_trace, run_steps, summarize
+from bitplane.runtime.team import Team
 from bitplane.runtime.trace import read_codes, read_features
 
 SHARED_IMAGE_WORK = 100_000_000
@@ -31,9 +32,13 @@ class SessionOptions:
 
     Attributes:
         intra_op_num_threads: threads of one `run`; 0 means one a processor.
+        enable_profiling: time every step of every `run`, on one thread; `end_profiling` writes the trace.
+        profile_file_prefix: start of the trace's file name.
     """
 
     intra_op_num_threads: int = 1
+    enable_profiling: bool = False
+    profile_file_prefix: str = "bitplane_profile"
 
 
 @dataclass(frozen=True)
@@ -54,22 +59,11 @@ class ModelMetadata:
     producer_name: str = "bitplane"
 
 
-@dataclass
-class _Worker:
-    """One arena and its address."""
-
-    memory: NDArray[np.uint8]
-    address: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.address = self.memory.ctypes.data
-
-
 class InferenceSession:
     """Runs a packed file on the CPU.
 
-    Images of a batch are divided among the session's threads; results do not depend on their number. Calls of `run` from
-    several threads wait for each other: give each thread a session of its own, or one session more threads.
+    Images of a batch are divided among the session's threads; results do not depend on their number. `run` may be called from
+    several Python threads at once: the calls run at the same time, each with memory and helping threads of its own.
 
     Args:
         path_or_bytes: a packed file, or its bytes.
@@ -90,15 +84,15 @@ class InferenceSession:
         threads: int | None = None,
     ) -> None:
         source = path_or_bytes if isinstance(path_or_bytes, bytes) else Path(path_or_bytes)
-        wanted = threads if threads is not None else (sess_options or SessionOptions()).intra_op_num_threads
+        options = sess_options or SessionOptions()
+        wanted = threads if threads is not None else options.intra_op_num_threads
         self._threads = max(1, wanted or os.cpu_count() or 1)
         self._model: Model = parse(source)
         self._plan: Plan = make_plan(self._model, self._threads)
-        self._constants = self._plan.constants.ctypes.data
-        self._workers = [_Worker(self._plan.arena.create())]
-        self._pool: ThreadPoolExecutor | None = None
-        self._lock = Lock()
-        self._barrier = np.zeros(16, np.int64)
+        self._run_plan = machine_code.load()
+        self._profile_prefix = options.profile_file_prefix
+        self._events: list[Event] | None = [] if options.enable_profiling else None
+        self._idle = [Team(self._run_plan, self._plan, self._threads)]
         self._shape = self._model.tensors[fmt.INPUT_NAME].shape
         self._floats = self._model.tensors[fmt.INPUT_NAME].kind == "floats"
         self._classes = self._model.tensors[fmt.OUTPUT_NAME].shape[0]
@@ -127,9 +121,46 @@ class InferenceSession:
             raise InputError(f"outputs {list(output_names)} were asked for, the model has ['{fmt.OUTPUT_NAME}']")
         images = self._check(input_feed)
         logits = np.empty((images.shape[0], self._classes), np.float32)
-        with self._lock:
-            self._run(images, logits)
+        if self._events is not None:
+            self._events += run_steps(self._run_plan, self._plan, self._plan.arena.create(), images, logits)
+            return [logits]
+        try:
+            team = self._idle.pop()
+        except IndexError:
+            team = Team(self._run_plan, self._plan, self._threads)
+        try:
+            team.run(images, logits, self._share_image)
+        finally:
+            self._idle.append(team)
         return [logits]
+
+    def end_profiling(self) -> str:
+        """Stop profiling and write what `run` did since the session was made, as a Chrome trace.
+
+        Returns:
+            The file's name: the prefix, the time, ".json".
+
+        Raises:
+            InputError: `enable_profiling` was not set.
+            OSError: the file cannot be written.
+        """
+        if self._events is None:
+            raise InputError("profiling is off; set `enable_profiling` of SessionOptions before the session is made")
+        name = f"{self._profile_prefix}_{time.strftime('%Y-%m-%d_%H-%M-%S')}.json"
+        steps = self.profiled()
+        Path(name).write_text(chrome_trace(self._plan, self._events, steps, self._model.label))
+        self._events = None
+        return name
+
+    def profiled(self) -> list[StepTime]:
+        """The steps with the medians of what was profiled so far.
+
+        Raises:
+            InputError: `enable_profiling` was not set.
+        """
+        if self._events is None:
+            raise InputError("profiling is off; set `enable_profiling` of SessionOptions before the session is made")
+        return summarize(self._plan, self._events, {layer.name: layer.multiply_adds for layer in self.layers()})
 
     def _check(self, input_feed: Mapping[str, Any]) -> NDArray[Any]:
         if list(input_feed) != [fmt.INPUT_NAME]:
@@ -149,54 +180,6 @@ class InferenceSession:
                 f"input '{fmt.INPUT_NAME}' has shape {list(value.shape)}, expected [batch, {str(list(self._shape))[1:]}"
             )
         return np.ascontiguousarray(value)
-
-    def _run(self, images: NDArray[Any], logits: NDArray[np.float32]) -> None:
-        count = len(images)
-        if self._threads == 1 or count == 0 or (count == 1 and not self._share_image):
-            self._call(0, images, logits, 0, count)
-        elif count == 1:
-            self._barrier[:] = 0
-            self._parallel([(0, 0, 1, part, self._threads) for part in range(self._threads)], images, logits)
-        else:
-            parts = min(self._threads, count)
-            cuts = [count * part // parts for part in range(parts + 1)]
-            self._parallel([(part, cuts[part], cuts[part + 1], 0, 1) for part in range(parts)], images, logits)
-
-    def _call(
-        self,
-        worker: int,
-        images: NDArray[Any],
-        logits: NDArray[np.float32],
-        begin: int,
-        end: int,
-        part: int = 0,
-        parts: int = 1,
-    ) -> None:
-        image_bytes, logits_bytes = images.strides[0], logits.strides[0]
-        run_plan(
-            self._plan.table,
-            self._workers[worker].address,
-            self._constants,
-            images.ctypes.data + begin * image_bytes,
-            image_bytes,
-            logits.ctypes.data + begin * logits_bytes,
-            logits_bytes,
-            end - begin,
-            part << 32 | parts,
-            self._barrier.ctypes.data,
-        )
-
-    def _parallel(self, calls: list[tuple[int, int, int, int, int]], images: NDArray[Any], logits: NDArray[np.float32]) -> None:
-        """Run all calls (worker, begin, end, part, parts) at once, the first of them here."""
-        while len(self._workers) <= max(call[0] for call in calls):
-            self._workers.append(_Worker(self._plan.arena.create()))
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._threads - 1, thread_name_prefix="bitplane")
-        pending = [self._pool.submit(self._call, w, images, logits, b, e, p, n) for w, b, e, p, n in calls[1:]]
-        w, b, e, p, n = calls[0]
-        self._call(w, images, logits, b, e, p, n)
-        for future in pending:
-            future.result()
 
     def trace(self, input_feed: Mapping[str, Any], merge: bool = True) -> dict[str, NDArray[Any]]:
         """Compute logits and every value between, for tests and for study.
@@ -219,7 +202,7 @@ class InferenceSession:
         for image in images:
             logits = np.empty(self._classes, np.float32)
             addresses = memory.ctypes.data, plan.constants.ctypes.data, image.ctypes.data
-            run_plan(plan.table, *addresses, 0, logits.ctypes.data, 0, 1, 1, 0)
+            self._run_plan(plan.table.ctypes.data, len(plan.table), *addresses, 0, logits.ctypes.data, 0, 1, 1, 0)
             for name, (layout, at) in plan.codes.items():
                 out.setdefault(name, []).append(read_codes(memory, layout, at, self._model.tensors[name].shape[0]))
             for name, (layout, at) in plan.features.items():

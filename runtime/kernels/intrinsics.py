@@ -9,40 +9,22 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import llvmlite.binding as llvm
 import numba
-import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic as numba_intrinsic
 
 from bitplane.runtime.kernels.options import INNER
+from bitplane.runtime.kernels.target import HAS_AVX2, HAS_VNNI
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 F32 = ir.FloatType()
 F32X16, I32X16 = ir.VectorType(F32, 16), ir.VectorType(I32, 16)
 I8X64 = ir.VectorType(I8, 64)
-CACHE_LINE = 64
 
 intrinsic: Any = numba_intrinsic  # callers leave out the typing context, which a type checker cannot know
 carray: Any = numba.carray  # pyright: ignore[reportPrivateImportUsage]
-
-
-numba_config: Any = numba.config  # pyright: ignore[reportPrivateImportUsage]
-
-
-def _has(feature: str) -> bool:
-    """Whether the machine that Numba compiles for has a feature: NUMBA_CPU_NAME and NUMBA_CPU_FEATURES may name another."""
-    name, features = numba_config.CPU_NAME, numba_config.CPU_FEATURES
-    if features is not None:
-        return f"+{feature}" in features
-    return name in (None, llvm.get_host_cpu_name()) and bool(llvm.get_host_cpu_features().get(feature, False))
-
-
-HAS_VNNI = _has("avx512vnni")
-HAS_POPCOUNT = _has("avx512vpopcntdq")
-HAS_AVX2 = _has("avx2") or numba_config.CPU_NAME == "haswell"
 
 
 def i64(value: int) -> ir.Constant:
@@ -150,7 +132,8 @@ def emit_call(b: Any, name: str, arguments: list[Any], emit: Callable[[Any, list
 
 
 @intrinsic
-def _pointer(typingctx: Any, address: Any, kind: Any) -> Any:
+def pointer(typingctx: Any, address: Any, kind: Any) -> Any:
+    """The address as a pointer to a numba scalar type."""
     sig = types.CPointer(kind.dtype)(types.intp, kind)
 
     def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
@@ -162,13 +145,13 @@ def _pointer(typingctx: Any, address: Any, kind: Any) -> Any:
 @numba.njit(**INNER)
 def floats(address: int, count: int) -> Any:
     """The `count` float32 at an address, as an array."""
-    return carray(_pointer(address, numba.float32), count)
+    return carray(pointer(address, numba.float32), count)
 
 
 @numba.njit(**INNER)
 def bytes_at(address: int, count: int) -> Any:
     """The `count` uint8 at an address, as an array."""
-    return carray(_pointer(address, numba.uint8), count)
+    return carray(pointer(address, numba.uint8), count)
 
 
 @intrinsic
@@ -263,10 +246,3 @@ def yield_processor(typingctx: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(), codegen
-
-
-def aligned_zeros(size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """`size` zero bytes that start on a cache line."""
-    raw = np.zeros(size + CACHE_LINE, np.uint8)
-    start = -raw.ctypes.data % CACHE_LINE
-    return raw[start : start + size]

@@ -16,7 +16,7 @@ registers; otherwise accumulators go as int32 to a scratch row that the float ep
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from llvmlite import ir
 from numba import types
@@ -25,78 +25,7 @@ from numba.core import cgutils
 from bitplane.runtime.kernels import intrinsics as v
 from bitplane.runtime.kernels.fields import MODE_ONE, MODE_ROW
 from bitplane.runtime.kernels.intrinsics import I32, I64, i64, intrinsic
-
-Kind = Literal["binary", "ternary", "dot", "float"]
-
-
-@dataclass(frozen=True)
-class Tile:
-    """Shape of one compiled tile.
-
-    Attributes:
-        kind: product: "binary" and "ternary" popcounts, "dot" of 4 uint8 and 4 int8, or "float": multiply and add, each
-            rounded.
-        bits: bits of a word and of a lane.
-        lanes: lanes of a vector.
-        pixels: P, output pixels of a row.
-        vectors: C, vectors of output channels; `vectors * lanes` channels are a group.
-        taps: kernel rows and words when they are compile-time (0: runtime). Then pixels are one word apart (stride 1).
-    """
-
-    kind: Kind
-    bits: int
-    lanes: int
-    pixels: int
-    vectors: int
-    taps: int = 0
-
-    @property
-    def group(self) -> int:
-        """Output rows of the weight matrix in one tile."""
-        return self.lanes * self.vectors
-
-    @property
-    def planes(self) -> int:
-        """Weight vectors a word needs."""
-        return 2 if self.kind == "ternary" else 1
-
-    def __str__(self) -> str:
-        return f"{self.bits}-bit lanes, P{self.pixels}C{self.vectors}" + (
-            f", {self.taps}x{self.taps} unrolled" if self.taps else ""
-        )
-
-
-def _popcount_tiles(kind: Kind) -> list[Tile]:
-    # Unrolled taps gain 20 % with 16-bit words and lose up to 30 % with 32 and 64: hoisted weights then spill accumulators.
-    return [
-        Tile(kind, 16, 16, 8, 1, 3),
-        Tile(kind, 16, 16, 8, 1),
-        Tile(kind, 16, 16, 1, 1),
-        Tile(kind, 16, 32, 8, 1, 3),
-        Tile(kind, 16, 32, 8, 1),
-        Tile(kind, 16, 32, 1, 1),
-        Tile(kind, 32, 16, 4, 2),
-        Tile(kind, 32, 16, 1, 2),
-        Tile(kind, 32, 16, 4, 1),
-        Tile(kind, 32, 16, 1, 1),
-        Tile(kind, 64, 8, 4, 4),
-        Tile(kind, 64, 8, 1, 4),
-        Tile(kind, 64, 8, 7, 2),
-        Tile(kind, 64, 8, 1, 2),
-    ]
-
-
-TILES: tuple[Tile, ...] = (
-    *_popcount_tiles("binary"),
-    *_popcount_tiles("ternary"),
-    Tile("dot", 32, 16, 8, 1),
-    Tile("dot", 32, 16, 1, 1),
-    Tile("dot", 32, 16, 4, 4),
-    Tile("float", 32, 16, 8, 1),
-    Tile("float", 32, 16, 1, 1),
-    Tile("float", 32, 16, 4, 4),
-)
-"""Every tile `run_plan` contains; a step names one by its index."""
+from bitplane.runtime.kernels.shapes import TILES, Tile
 
 
 def emit_products(b: Any, tile: Tile, args: "TileArguments") -> list[list[Any]]:

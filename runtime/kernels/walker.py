@@ -1,6 +1,11 @@
 """The one compiled call: walk the step table for every image of a batch.
 
 Several threads may walk the same table over one arena, each doing its share of every step; a barrier separates the steps.
+
+Arguments, all int64: address of the step table, int64 [rows, FIELDS], and its rows; addresses of the arena and the constants;
+address of the images (uint8, [C, H, W] each) and bytes between two; address of the logits (float32) and bytes between two;
+number of images; this thread's number << 32 | number of threads; address of the barrier, one int64 that is 0 (used with several
+threads only). `bitplane.runtime.machine_code` compiles, keeps and calls it.
 """
 
 from typing import Any
@@ -11,8 +16,8 @@ from bitplane.runtime.kernels import fields as f
 from bitplane.runtime.kernels.conv import run_conv, run_elementwise
 from bitplane.runtime.kernels.dense import run_classifier
 from bitplane.runtime.kernels.image import run_image
-from bitplane.runtime.kernels.intrinsics import fetch_add, load_acquire, yield_processor
-from bitplane.runtime.kernels.options import CACHED, FINGERPRINT, INNER
+from bitplane.runtime.kernels.intrinsics import carray, fetch_add, load_acquire, pointer, yield_processor
+from bitplane.runtime.kernels.options import ENTRY, INNER
 from bitplane.runtime.kernels.pool import run_max_pool, run_pad_shortcut
 from bitplane.runtime.kernels.values import run_average_pool, run_fake_quantize, run_load, run_output
 
@@ -31,15 +36,20 @@ def _wait(barrier, arrivals) -> None:  # noqa: ANN001
             yield_processor()
 
 
-def _make_run_plan(fingerprint: int) -> Any:
-    signature = numba.int64(numba.int64[:, ::1], *[numba.int64] * 8, numba.int64)
+ARGUMENTS = 11
+SIGNATURE = numba.int64(*[numba.int64] * ARGUMENTS)
 
-    @numba.njit(signature, **CACHED)
-    def run_plan(steps, arena, constants, images, image_bytes, logits, logits_bytes, count, part_parts, barrier) -> int:  # noqa: ANN001
+
+def compile_run_plan() -> Any:
+    """Compile the walker and all kernels for the processor of `target`: numba's dispatcher, with one overload."""
+
+    @numba.njit(SIGNATURE, **ENTRY)
+    def run_plan(table, rows, arena, constants, images, image_bytes, logits, logits_bytes, count, part_parts, barrier) -> int:  # noqa: ANN001
+        steps = carray(pointer(table, numba.int64), (rows, f.FIELDS))
         part, parts = part_parts >> 32, part_parts & 0xFFFFFFFF
         arrivals = 0
         for n in range(count):
-            for i in range(steps.shape[0]):
+            for i in range(rows):
                 op = steps[i, f.OP]
                 if op == f.OP_CONV:
                     run_conv(steps, i, arena, constants, part, parts)
@@ -66,15 +76,6 @@ def _make_run_plan(fingerprint: int) -> Any:
                 if parts > 1:
                     arrivals += parts
                     _wait(barrier, arrivals)
-        return fingerprint
+        return 0
 
     return run_plan
-
-
-run_plan = _make_run_plan(FINGERPRINT)
-"""Run a plan.
-
-Arguments, all int64: the step table [n, FIELDS]; addresses of the arena and the constants; address of the images (uint8,
-[C, H, W] each) and bytes between two; address of the logits (float32) and bytes between two; number of images; this thread's
-number << 32 | number of threads; address of the barrier, one int64 that is 0 (used with several threads only).
-"""

@@ -6,7 +6,7 @@ import pytest
 from bitplane.runtime import InferenceSession
 from bitplane.runtime.kernels.limit import register_loop
 from bitplane.runtime.kernels.reference import evaluate
-from bitplane.runtime.kernels.tiles import TILES
+from bitplane.runtime.kernels.shapes import TILES
 from bitplane.runtime.layer import make_layer
 from bitplane.runtime.model import Quantizer
 from bitplane.runtime.packing import float_levels

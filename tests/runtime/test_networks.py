@@ -57,3 +57,26 @@ def test_calls_from_several_threads_do_not_disturb_each_other(graphs):
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda x: session.run(None, {"input": x})[0], images * 4))
     np.testing.assert_array_equal(np.concatenate(found), np.concatenate(expected * 4))
+
+
+def test_calls_that_share_an_image_among_threads_run_at_once_without_waiting_for_each_other(graphs, monkeypatch):
+    monkeypatch.setattr("bitplane.runtime.session.SHARED_IMAGE_WORK", 0)  # every image is divided, at barriers
+    builder = graphs.resnet(8, "Ternary", 2, 32, blocks=1)
+    model = builder.model().SerializeToString()
+    session, images = InferenceSession(model, threads=3), [builder.images(1) for _ in range(16)]
+    expected = [InferenceSession(model).run(None, {"input": x})[0] for x in images]
+    with ThreadPoolExecutor(5) as pool:
+        found = list(pool.map(lambda x: session.run(None, {"input": x})[0], images * 4))
+    np.testing.assert_array_equal(np.concatenate(found), np.concatenate(expected * 4))
+    assert 1 <= len(session._idle) <= 5
+
+
+def test_a_call_that_was_served_before_makes_no_new_memory(graphs):
+    builder = graphs.resnet(8, "Ternary", 2, 32, blocks=1)
+    session, images = InferenceSession(builder.model().SerializeToString(), threads=2), builder.images(4)
+    session.run(None, {"input": images})
+    (team,) = session._idle
+    arenas = [a.ctypes.data for a in team._arenas]
+    session.run(None, {"input": images})
+    assert session._idle == [team]
+    assert [a.ctypes.data for a in team._arenas] == arenas

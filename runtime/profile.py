@@ -1,0 +1,128 @@
+"""Where the time of a network goes: every step timed by itself, as a Chrome trace (chrome://tracing, Perfetto).
+
+Steps are those of the plan, in order, run one at a time by the compiled walker, image after image, on one thread. A step's time
+includes one call from Python, which is measured on a step that does nothing and taken off.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitplane.runtime.machine_code import RunPlan
+from bitplane.runtime.plan import Plan
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """A step of a plan.
+
+    Attributes:
+        name: of its first node.
+        kernel: what ran.
+        multiply_adds: of one image; 0 where there are none.
+        us: microseconds of one image, median over images.
+    """
+
+    name: str
+    kernel: str
+    multiply_adds: int
+    us: float
+
+    @property
+    def gmacs(self) -> float:
+        """Giga multiply-adds a second."""
+        return self.multiply_adds / self.us / 1e3 if self.us > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Event:
+    """One run of one step: its index, its start and its length, in nanoseconds of `time.perf_counter_ns`."""
+
+    step: int
+    start: int
+    length: int
+
+
+def run_steps(
+    run_plan: RunPlan, plan: Plan, arena: NDArray[np.uint8], images: NDArray[Any], logits: NDArray[np.float32]
+) -> list[Event]:
+    """Run a plan step by step.
+
+    Args:
+        run_plan: the compiled walker.
+        plan: the plan.
+        arena: memory of the plan.
+        images: [N, C, H, W], C-contiguous, as the model takes them.
+        logits: float32 [N, classes], written.
+
+    Returns:
+        One event a step and image, in the order they ran.
+    """
+    events: list[Event] = []
+    clock = time.perf_counter_ns
+    row = plan.table.strides[0]
+    table, constants, memory = plan.table.ctypes.data, plan.constants.ctypes.data, arena.ctypes.data
+    empty = _empty_call(run_plan)
+    for image, out in zip(images, logits, strict=True):
+        address, result = image.ctypes.data, out.ctypes.data
+        for step in range(len(plan.table)):
+            start = clock()
+            run_plan(table + step * row, 1, memory, constants, address, 0, result, 0, 1, 1, 0)
+            events.append(Event(step, start, max(0, clock() - start - empty)))
+    return events
+
+
+def _empty_call(run_plan: RunPlan) -> int:
+    """Nanoseconds of a call that walks no step: median of 101."""
+    clock = time.perf_counter_ns
+    taken: list[int] = []
+    for _ in range(101):
+        start = clock()
+        run_plan(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0)
+        taken.append(clock() - start)
+    return sorted(taken)[50]
+
+
+def summarize(plan: Plan, events: Sequence[Event], multiply_adds: dict[str, int]) -> list[StepTime]:
+    """One row a step, in the plan's order.
+
+    Args:
+        plan: the plan that ran.
+        events: what `run_steps` returned.
+        multiply_adds: layer name to multiply-adds of one image.
+    """
+    lengths: list[list[int]] = [[] for _ in plan.table]
+    for e in events:
+        lengths[e.step].append(e.length)
+    return [
+        StepTime(name, kernel, multiply_adds.get(name, 0), float(np.median(times)) / 1e3 if times else 0.0)
+        for (name, kernel), times in zip(plan.steps, lengths, strict=True)
+    ]
+
+
+def chrome_trace(plan: Plan, events: Sequence[Event], steps: Sequence[StepTime], model: str) -> str:
+    """The events as JSON in the Trace Event Format: complete events ("ph": "X"), microseconds."""
+    first = events[0].start if events else 0
+    out = [
+        {
+            "name": steps[e.step].name,
+            "cat": "Node",
+            "ph": "X",
+            "pid": 0,
+            "tid": 0,
+            "ts": (e.start - first) / 1e3,
+            "dur": e.length / 1e3,
+            "args": {
+                "kernel": steps[e.step].kernel,
+                "multiply_adds": steps[e.step].multiply_adds,
+                "gmacs": round(steps[e.step].multiply_adds / e.length, 2) if e.length else 0.0,
+            },
+        }
+        for e in events
+    ]
+    return json.dumps({"traceEvents": out, "displayTimeUnit": "ms", "otherData": {"model": model}})

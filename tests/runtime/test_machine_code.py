@@ -1,0 +1,153 @@
+"""Kernels are compiled once a machine, kept where only their user can write, and loaded without numba."""
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bitplane.runtime import machine_code
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = ROOT / "tests" / "fixtures" / "format-1" / "ternary2.onnx"
+SCRIPT = """
+import sys
+import numpy as np
+from bitplane.runtime import InferenceSession
+from bitplane.runtime.machine_code import origin
+print(float(InferenceSession(sys.argv[1]).run(None, {"input": np.full((1, 3, 32, 32), 99, np.uint8)})[0].sum()))
+print(origin().compiled, "numba" in sys.modules)
+"""
+
+
+def start(folder, *more):
+    environment = {**os.environ, "BITPLANE_CACHE_DIR": str(folder)}
+    command = [sys.executable, "-W", "error", "-c", SCRIPT, str(MODEL), *more]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture
+def code():
+    """The code of this machine, from the usual cache."""
+    file = machine_code.origin().file
+    assert file is not None
+    return machine_code._read(file)
+
+
+@pytest.fixture
+def fresh(monkeypatch, tmp_path):
+    """An empty cache folder, and a compiler that counts its calls and costs nothing."""
+    real, calls = machine_code._read(machine_code.origin().file), []
+
+    def compile_kernels():
+        calls.append(1)
+        return real
+
+    monkeypatch.setenv("BITPLANE_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(machine_code, "compile_kernels", compile_kernels)
+    return tmp_path / "cache", calls
+
+
+def test_eight_processes_that_start_cold_at_once_compile_once_and_agree(tmp_path):
+    processes = [start(tmp_path / "cache") for _ in range(8)]
+    found = [p.communicate() for p in processes]
+    assert [p.returncode for p in processes] == [0] * 8, found
+    assert len({out.splitlines()[0] for out, _ in found}) == 1
+    assert sum(out.splitlines()[1].startswith("True") for out, _ in found) == 1
+    # A later process compiles nothing and does not even load numba.
+    later = start(tmp_path / "cache")
+    assert later.communicate()[0].splitlines() == [found[0][0].splitlines()[0], "False False"]
+    (file,) = (tmp_path / "cache").glob("*.bin")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+
+
+def test_the_file_is_found_again(fresh):
+    folder, calls = fresh
+    first, second = machine_code._find_or_compile(), machine_code._find_or_compile()
+    assert (first[:3], first[3:]) == ((*second[:2], folder / f"kernels-{machine_code.key()}.bin"), (True, ""))
+    assert second[3:] == (False, "")
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "no magic"])
+def test_a_damaged_file_is_compiled_anew(fresh, damage):
+    _, calls = fresh
+    file = machine_code._find_or_compile()[2]
+    good = file.read_bytes()
+    bad = {"truncated": good[:-7], "flipped": good[:-9] + bytes([good[-9] ^ 1]) + good[-8:], "empty": b"", "no magic": good[1:]}
+    file.write_bytes(bad[damage])
+    assert machine_code._find_or_compile()[3] is True
+    assert file.read_bytes() == good
+    assert len(calls) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="modes are POSIX's")
+def test_code_that_others_could_have_written_is_not_executed(fresh):
+    folder, calls = fresh
+    file = machine_code._find_or_compile()[2]
+    file.chmod(0o622)
+    assert machine_code._find_or_compile()[3] is True  # compiled, and the file replaced
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    folder.chmod(0o777)
+    with pytest.warns(RuntimeWarning, match=r"can be written by others \(chmod go-w .*\); kernels are compiled anew in every"):
+        found = machine_code._find_or_compile()
+    assert found[2:] == (None, True, f"{folder} can be written by others (chmod go-w {folder})")
+    assert len(calls) == 3
+
+
+def test_a_link_in_place_of_the_file_is_not_followed(fresh, tmp_path):
+    file = machine_code._find_or_compile()[2]
+    file.rename(tmp_path / "elsewhere.bin")
+    file.symlink_to(tmp_path / "elsewhere.bin")
+    assert machine_code._find_or_compile()[3] is True
+
+
+@pytest.mark.parametrize("what", ["a file", "below a file"])
+def test_without_a_usable_folder_kernels_are_compiled_in_memory(fresh, monkeypatch, tmp_path, what):
+    (tmp_path / "taken").write_text("")
+    monkeypatch.setenv("BITPLANE_CACHE_DIR", str(tmp_path / "taken" / ("" if what == "a file" else "below")))
+    with pytest.warns(RuntimeWarning, match="cannot be written") as caught:
+        symbol, code, file, compiled, problem = machine_code._find_or_compile()
+    assert (file, compiled) == (None, True)
+    assert problem
+    assert len(caught) == 1
+    assert "\n" not in str(caught[0].message)
+    # What was compiled runs.
+    _, run_plan = machine_code._link(symbol, code)
+    run_plan(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0)
+
+
+def test_a_full_disk_leaves_no_half_file(fresh, monkeypatch):
+    folder, _ = fresh
+
+    def no_space(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    assert machine_code._find_or_compile()[3] is True
+    assert [p.name for p in folder.iterdir() if not p.name.endswith(".lock")] == []
+
+
+def test_the_key_follows_the_processor_and_the_sources(monkeypatch):
+    before = machine_code.key()
+    assert before == machine_code.key()
+    monkeypatch.setenv("NUMBA_CPU_NAME", "generic")
+    assert machine_code.key() != before
+    monkeypatch.undo()
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda self: read(self) + b"#")
+    assert machine_code.key() != before
+
+
+def test_linked_twice_the_code_gives_the_same_bits(code, check, graphs):
+    builder = graphs.resnet(8, "Ternary", 2, 16, blocks=1)
+    session = check(builder)
+    images = builder.images(2)
+    expected = session.run(None, {"input": images})[0]
+    engine, session._idle[0]._run_plan = machine_code._link(*code)
+    np.testing.assert_array_equal(session.run(None, {"input": images})[0], expected)
+    assert engine is not None
