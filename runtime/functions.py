@@ -45,6 +45,8 @@ def signature(proto: FunctionProto) -> bytes:
         return numbers.setdefault(name, len(numbers))
 
     def attribute(a: AttributeProto) -> tuple[object, ...]:
+        if a.t.data_location == TensorProto.EXTERNAL or a.t.external_data:
+            return a.name, "external"  # never ours, and not opened
         if a.type == AttributeProto.TENSOR and not a.ref_attr_name:
             value = numpy_helper.to_array(a.t)
             return a.name, a.type, str(value.dtype), value.shape, value.tobytes()

@@ -66,14 +66,13 @@ def schedule(nodes: tuple[Node, ...]) -> list[Node]:
             early.setdefault(node.source, []).append(node)
     out: list[Node] = []
 
-    def place(node: Node) -> None:
-        out.append(node)
-        for follower in early.get(node.output, ()):
-            place(follower)
-
     for node in nodes:
-        if not isinstance(node, PadShortcut):
-            place(node)
+        if isinstance(node, PadShortcut):
+            continue
+        pending: list[Node] = [node]  # a stack, not recursion: a file may chain any number of shortcuts
+        while pending:
+            out.append(pending.pop())
+            pending.extend(reversed(early.get(out[-1].output, ())))
     return out
 
 

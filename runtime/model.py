@@ -8,6 +8,12 @@ from numpy.typing import NDArray
 
 MAX_ELEMENTS = 1 << 28
 """Largest number of elements of a tensor of one image; a file that asks for more is refused before anything is allocated."""
+MAX_CHANNELS = 1 << 20
+"""Most channels of a tensor: a file can ask for them without holding a weight for each."""
+MAX_STRIDE = 1 << 16
+"""Largest stride."""
+MAX_WORK = 1 << 42
+"""Most operations (multiply-adds, comparisons of a pool, elements of anything else) that one image may take: some minutes."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 from bitplane.runtime import format as fmt
 from bitplane.runtime.errors import ModelError
 from bitplane.runtime.model import (
+    MAX_CHANNELS,
     MAX_ELEMENTS,
+    MAX_STRIDE,
+    MAX_WORK,
     Add,
     AveragePool,
     Classifier,
@@ -30,6 +33,8 @@ from bitplane.runtime.model import (
     Tensor,
 )
 
+MAX_MESSAGE = 400
+"""Characters of a message; names in a file may be longer."""
 LOADED = "input.features"
 """Name of a float32 input as features, channels last."""
 
@@ -48,6 +53,17 @@ _DTYPES: dict[int, type[np.generic]] = {
 }
 
 
+def plain(text: str) -> str:
+    """Text with names from the file in it, as one printable line of bounded length."""
+    short = text if len(text) <= MAX_MESSAGE else f"{text[: MAX_MESSAGE // 2]} ... {text[-MAX_MESSAGE // 2 :]}"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in short)
+
+
+def round_up(size: int, unit: int) -> int:
+    """The next multiple of `unit`."""
+    return -(-size // unit) * unit
+
+
 class NodeReader:
     """Checks one node after another and makes the runtime's own of it.
 
@@ -58,7 +74,8 @@ class NodeReader:
         tensors: every value so far.
         flat: flattened value -> features of one pixel that it came from.
         weights: float weights made by nodes, and what they are stored as.
-        unpacked: elements of all float weights so far.
+        unpacked: elements of all weights so far, as they lie in memory.
+        work: operations of one image so far.
     """
 
     def __init__(self, label: str, proto: onnx.ModelProto) -> None:
@@ -69,15 +86,22 @@ class NodeReader:
         self.flat: dict[str, str] = {}
         self.weights: dict[str, tuple[NDArray[np.float32], str]] = {}
         self.unpacked = 0
+        self.work = 0
 
     def fail(self, problem: str, remedy: str = "export it again") -> ModelError:
         """The error for the node that is being read."""
-        return ModelError(f"{self.label}: {self.where}{problem}; {remedy}")
+        return ModelError(f"{self.label}: {plain(f'{self.where}{problem}')}; {remedy}")
 
-    def _add(self, name: str, tensor: Tensor) -> None:
+    def _add(self, name: str, tensor: Tensor, window: int = 1) -> None:
+        """A new value, each element of which takes `window` operations."""
         self._new(name)
         if min(tensor.shape) < 1 or math.prod(tensor.shape) > MAX_ELEMENTS:
             raise self.fail(f"'{name}' would have shape {list(tensor.shape)}, expected 1 to {MAX_ELEMENTS} elements")
+        if tensor.shape[0] > MAX_CHANNELS:
+            raise self.fail(f"'{name}' would have {tensor.shape[0]} channels, at most {MAX_CHANNELS} are read")
+        self.work += math.prod(tensor.shape) * window
+        if self.work > MAX_WORK:
+            raise self.fail(f"the model asks for more than {MAX_WORK} operations an image", "use smaller images")
         self.tensors[name] = tensor
 
     def _new(self, name: str) -> None:
@@ -125,6 +149,8 @@ class NodeReader:
     def _attributes(self, node: onnx.NodeProto, **lengths: int) -> dict[str, tuple[int, ...]]:
         """The integer attributes a node must have, each a list of that length (0: one integer)."""
         found: dict[str, Any] = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute if not a.ref_attr_name}
+        if len(found) != len(node.attribute):
+            raise self.fail("an attribute comes twice, or refers to one of a function")
         out: dict[str, tuple[int, ...]] = {}
         for key, length in lengths.items():
             value = found.pop(key, None)
@@ -141,8 +167,10 @@ class NodeReader:
         self, shape: tuple[int, ...], kernel: tuple[int, ...], strides: tuple[int, ...], pads: tuple[int, ...]
     ) -> tuple[int, int]:
         """Output height and width of a sliding window."""
-        if min(strides) < 1 or min(pads) < 0 or any(p >= k for p, k in zip(pads, (*kernel, *kernel), strict=True)):
-            raise self.fail(f"strides {list(strides)}, pads {list(pads)}: strides must be positive, pads in [0, kernel)")
+        if not 1 <= min(strides) <= max(strides) <= MAX_STRIDE:
+            raise self.fail(f"strides are {list(strides)}: strides must be positive, at most {MAX_STRIDE}")
+        if min(pads) < 0 or any(p >= k for p, k in zip(pads, (*kernel, *kernel), strict=True)):
+            raise self.fail(f"pads are {list(pads)}, expected pads in [0, kernel)")
         out = [(shape[i] + pads[i] + pads[i + 2] - kernel[i]) // strides[i] + 1 for i in (0, 1)]
         if any(shape[i] + pads[i] + pads[i + 2] < kernel[i] for i in (0, 1)):
             raise self.fail(f"kernel {list(kernel)} is larger than its padded input {list(shape)}")
@@ -171,10 +199,11 @@ class NodeReader:
         o, _, kh, kw = dims
         if kh * kw * c * 255 * limit >= 1 << 31:
             raise self.fail(f"sums over {kh * kw * c} weights overflow 32 bits")
+        self._unpack_budget(round_up(o, 16) * kh * round_up(kw * c, 4))
         height, width = self._window((h, w), (kh, kw), attributes["strides"], attributes["pads"])
         scale, bias = self._scale_and_bias(factors, o)
         zero_point = int(self._constant(zero_name, np.uint8, ()))
-        self._add(node.output[0], Tensor("features", (o, height, width)))
+        self._add(node.output[0], Tensor("features", (o, height, width)), kh * kw * c)
         shape, strides, pads = (o, kh, kw, c), attributes["strides"], attributes["pads"]
         return Conv(
             node.name, node.op_type, source, node.output[0], shape, strides, pads, scale, bias, (), weight, zero_point  # type: ignore[arg-type]
@@ -194,9 +223,10 @@ class NodeReader:
         if weights * (2**codes.bits - 1) * sum(map(abs, fmt.QUATERNARY_TENTHS)) >= 1 << 31:
             raise self.fail(f"sums over {weights} weights overflow 32 bits")
         planes = self._planes(node.op_type, rest[: len(names)], shape)
+        self._unpack_budget(round_up(o, 16) * kh * kw * round_up(c, 64 if c > 32 else 32) * len(names))
         height, width = self._window((h, w), (kh, kw), attributes["strides"], attributes["pads"])
         scale, bias = self._scale_and_bias(rest[len(names) :], o)
-        self._add(node.output[0], Tensor("features", (o, height, width)))
+        self._add(node.output[0], Tensor("features", (o, height, width)), weights)
         strides, pads = attributes["strides"], attributes["pads"]
         return Conv(node.name, node.op_type, source, node.output[0], (o, kh, kw, c), strides, pads, scale, bias, planes)  # type: ignore[arg-type]
 
@@ -214,10 +244,10 @@ class NodeReader:
         return planes
 
     def _unpack_budget(self, elements: int) -> None:
-        """Float weights of the whole file are bounded together: a plane of one bit becomes a float of 32."""
+        """Weights of the whole file are bounded together: a plane of one bit becomes a byte or a float, channels are padded."""
         self.unpacked += elements
         if self.unpacked > MAX_ELEMENTS:
-            raise self.fail(f"the float weights of the file have more than {MAX_ELEMENTS} elements together")
+            raise self.fail(f"the weights of the file, unpacked, have more than {MAX_ELEMENTS} elements together")
 
     def low_bit_weight(self, node: onnx.NodeProto) -> None:
         """`BinaryWeight`, `TernaryWeight` and `QuaternaryWeight`."""
@@ -231,9 +261,7 @@ class NodeReader:
         unit = self._constant(unit_name, np.float32, (o, 1, 1, 1))
         if not (np.isfinite(unit).all() and (unit >= 0).all()):
             raise self.fail(f"unit '{unit_name}' must be finite and not negative")
-        self._weight(
-            node, integers.transpose(0, 3, 1, 2).astype(np.float32) * unit, node.op_type.removesuffix("Weight").lower()
-        )
+        self._weight(node, integers.transpose(0, 3, 1, 2), unit, node.op_type.removesuffix("Weight").lower())
 
     def int8_weight(self, node: onnx.NodeProto) -> None:
         """`Int8Weight`."""
@@ -247,11 +275,12 @@ class NodeReader:
         unit = self._constant(unit_name, np.float32, (dims[0], *[1] * (len(dims) - 1)))
         if not np.isfinite(unit).all():
             raise self.fail(f"unit '{unit_name}' must be finite")
-        self._weight(node, integers.astype(np.float32) * unit, "int8")
+        self._weight(node, integers, unit, "int8")
 
-    def _weight(self, node: onnx.NodeProto, value: NDArray[np.float32], stored: str) -> None:
+    def _weight(self, node: onnx.NodeProto, integers: NDArray[np.int8], unit: NDArray[np.float32], stored: str) -> None:
         self._new(node.output[0])
-        self.weights[node.output[0]] = value, stored
+        with np.errstate(over="ignore"):  # an infinite weight is refused where it is read
+            self.weights[node.output[0]] = integers.astype(np.float32) * unit, stored
 
     def _float_weight(self, name: str, rank: int) -> tuple[NDArray[np.float32], str]:
         """A float weight of `rank` axes: what a node made, or an initializer."""
@@ -281,12 +310,12 @@ class NodeReader:
             raise self.fail(
                 f"weight '{weight_name}' has shape {list(weight.shape)}, group is {group}, the input has {c} channels"
             )
-        self._unpack_budget((-(-o // 16) * 16) * (-(-c // 16) * 16) * kh * kw)
+        self._unpack_budget(round_up(o, 16) * round_up(c, 16) * kh * kw)
         height, width = self._window((h, w), (kh, kw), a["strides"], a["pads"])
         bias = self._constant(bias_name, np.float32, (o,))
         if not np.isfinite(bias).all():
             raise self.fail(f"bias '{bias_name}' must be finite")
-        self._add(node.output[0], Tensor("features", (o, height, width)))
+        self._add(node.output[0], Tensor("features", (o, height, width)), kh * kw * c)
         return FloatConv(node.name, self._named(source), node.output[0], weight, bias, a["strides"], a["pads"], group, stored)  # type: ignore[arg-type]
 
     def _named(self, source: str) -> str:
@@ -355,9 +384,10 @@ class NodeReader:
         c, h, w = self._value(source, "features").shape
         attributes = self._attributes(node, steps=2, pads=8)
         (sy, sx), pads = attributes["steps"], attributes["pads"]
-        if min(sy, sx) < 1 or min(pads) < 0 or any(pads[i] for i in (0, 2, 3, 4, 6, 7)):
+        if min(sy, sx) < 1 or max(sy, sx) > MAX_STRIDE or min(pads) < 0 or any(pads[i] for i in (0, 2, 3, 4, 6, 7)):
             raise self.fail(
-                f"steps {[sy, sx]}, pads {list(pads)}: steps must be positive, pads only on channels and not negative"
+                f"steps {[sy, sx]}, pads {list(pads)}: steps must be positive, at most {MAX_STRIDE}, pads only on channels and"
+                " not negative"
             )
         self._add(node.output[0], Tensor("features", (pads[1] + c + pads[5], -(-h // sy), -(-w // sx))))
         return PadShortcut(node.name, self._named(source), node.output[0], (sy, sx), pads[1], pads[5])
@@ -387,7 +417,8 @@ class NodeReader:
         if min(a["kernel_shape"]) < 1:
             raise self.fail(f"kernel_shape is {list(a['kernel_shape'])}, expected positive sizes")
         height, width = self._window((h, w), a["kernel_shape"], a["strides"], a["pads"])
-        self._add(node.output[0], Tensor("features", (c, height, width)))
+        window = min(a["kernel_shape"][0], h) * min(a["kernel_shape"][1], w)
+        self._add(node.output[0], Tensor("features", (c, height, width)), window)
         return MaxPool(node.name, self._named(source), node.output[0], a["kernel_shape"], a["strides"], a["pads"])  # type: ignore[arg-type]
 
     def average_pool(self, node: onnx.NodeProto) -> AveragePool:
@@ -424,7 +455,7 @@ class NodeReader:
         bias = self._constant(bias_name, np.float32, (weight.shape[0],))
         if not np.isfinite(bias).all():
             raise self.fail(f"bias '{bias_name}' must be finite")
-        self._add(node.output[0], Tensor("logits", (weight.shape[0], 1, 1)))
+        self._add(node.output[0], Tensor("logits", (weight.shape[0], 1, 1)), weight.shape[1])
         return Classifier(node.name, origin, node.output[0], weight, bias, stored)
 
 

@@ -16,7 +16,7 @@ from bitplane.runtime.digest import planes_sha256, weights_sha256
 from bitplane.runtime.errors import ModelError
 from bitplane.runtime.functions import known_signatures, signature
 from bitplane.runtime.model import MAX_ELEMENTS, Load, Model, Node, Output, Tensor
-from bitplane.runtime.operators import LOADED, READERS, NodeReader
+from bitplane.runtime.operators import LOADED, READERS, NodeReader, plain
 
 MAX_FILE = 1 << 30
 """Bytes of the largest file read."""
@@ -54,9 +54,9 @@ def parse(source: str | Path | bytes) -> Model:
         return _Parser(label, proto).model()
     except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
         # Bytes that are valid protobuf but no valid model: text that is not UTF-8, an attribute of another type.
-        raise ModelError(
-            f"{label}: damaged ({type(error).__name__}: {' '.join(str(error).split())[:80]}); export it again"
-        ) from error
+        raise ModelError(f"{label}: damaged ({type(error).__name__}: {plain(str(error)[:80])}); export it again") from error
+    except MemoryError:
+        raise ModelError(f"{label}: its weights need more memory than this process can have") from None
 
 
 class _Parser(NodeReader):
@@ -103,12 +103,15 @@ class _Parser(NodeReader):
                 f"format version '{version[:20]}' is unknown, this runtime reads {own_major}.0 to {fmt.FORMAT_VERSION}",
                 "upgrade bitplane",
             )
-        versions = {o.domain: o.version for o in self.proto.opset_import}
+        versions = {o.domain if o.domain != "ai.onnx" else "": o.version for o in self.proto.opset_import}
         if versions.get(fmt.DOMAIN) != fmt.DOMAIN_VERSION:
             found = (
                 f"has version {versions[fmt.DOMAIN]}" if fmt.DOMAIN in versions else "is not used: this is a plain ONNX model"
             )
             raise self.fail(f"domain '{fmt.DOMAIN}' {found}, expected version {fmt.DOMAIN_VERSION}")
+        if versions.get("") != fmt.OPSET_VERSION or len(versions) != len(self.proto.opset_import):
+            opsets = [o.version for o in self.proto.opset_import if o.domain in ("", "ai.onnx")]
+            raise self.fail(f"has ONNX operator sets {opsets[:4]}, expected [{fmt.OPSET_VERSION}], each domain once")
 
     def _check_sizes(self) -> None:
         """Bound everything that is walked or allocated later; refuse what a packed file never holds."""
@@ -132,7 +135,7 @@ class _Parser(NodeReader):
         """Every operator of domain `bitplane` must carry our own definition of it."""
         defined: dict[str, onnx.FunctionProto] = {}
         for function in self.proto.functions:
-            if function.domain != fmt.DOMAIN or function.name in defined:
+            if function.domain != fmt.DOMAIN or function.name in defined or function.overload:
                 raise self.fail(
                     f"defines function '{function.domain}.{function.name}', which is not one of the format's or comes twice"
                 )
@@ -182,6 +185,8 @@ class _Parser(NodeReader):
                 f"operator '{operator}' is not part of format version {fmt.FORMAT_VERSION}{newer}",
                 "upgrade bitplane" if newer else "export it again, or run it in onnxruntime",
             )
+        if node.overload:
+            raise self.fail(f"asks for overload '{node.overload}', the format has none")
         if len(node.output) != 1:
             raise self.fail(f"has {len(node.output)} outputs, expected 1")
         return read(self, node)

@@ -137,6 +137,74 @@ def cycle(model, _):
     relu.input[0] = next(n for n in model.graph.node if n.op_type == "Flatten").input[0]
 
 
+def opset(*domains):
+    def change(model, _):
+        del model.opset_import[:]
+        model.opset_import.extend(helper.make_opsetid(*d) for d in domains)
+
+    return change
+
+
+def overload(model, _):
+    next(n for n in model.graph.node if n.op_type == "Quantize").overload = "other"
+
+
+def attribute_twice(model, _):
+    node = next(n for n in model.graph.node if n.op_type == "TernaryConv")
+    node.attribute.append(helper.make_attribute("strides", [2, 2]))
+
+
+def attribute_of_a_function(model, _):
+    next(n for n in model.graph.node if n.op_type == "TernaryConv").attribute[0].ref_attr_name = "strides"
+
+
+def name_of(text):
+    def change(model, _):
+        next(n for n in model.graph.node if n.op_type == "Relu").input[0] = text
+
+    return change
+
+
+def external_constant_of_a_function(model, folder):
+    (folder / "z").write_bytes(b"\0")
+    node = next(n for f in model.functions if f.name == "Quantize" for n in f.node if n.output[0] == "z")
+    t = node.attribute[0].t
+    t.ClearField("raw_data")
+    t.data_location = TensorProto.EXTERNAL
+    t.external_data.add(key="location", value=str(folder / "z"))
+
+
+def huge_unit(model, _):
+    t = tensor(model, "unit")
+    t.CopyFrom(numpy_helper.from_array(np.full((16, 1, 1, 1), 3e38, np.float32), t.name))
+
+
+def pooled(**attributes):
+    def change(model, _):
+        x = next(n for n in model.graph.node if n.op_type == "Relu")
+        node = helper.make_node("MaxPool", [x.output[0]], ["pooled"], name="pooled", **attributes)
+        model.graph.node.insert(list(model.graph.node).index(x) + 1, node)
+
+    return change
+
+
+def slow_pool(model, _):
+    for d in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        d.dim_value = 4000
+    pooled(kernel_shape=[2000] * 2, strides=[1, 1], pads=[0] * 4)(model, None)
+
+
+def shortcut_to(channels):
+    def change(model, _):
+        x = next(n for n in model.graph.node if n.op_type == "Relu")
+        model.functions.append(function("PadShortcut"))
+        pads = [0, 0, 0, 0, 0, channels, 0, 0]
+        node = helper.make_node("PadShortcut", [x.output[0]], ["wide"], name="wide", domain="bitplane", steps=[1, 1], pads=pads)
+        model.graph.node.insert(list(model.graph.node).index(x) + 1, node)
+
+    return change
+
+
 def huge_version(model, _):
     next(p for p in model.metadata_props if p.key == fmt.META_FORMAT_VERSION).value = "9" * 100_000
 
@@ -191,6 +259,20 @@ ATTACKS = {
     "strings for weights": (strings, "has type STRING"),
     "a cycle": (cycle, "is not made by an earlier node"),
     "a version of 100,000 digits": (huge_version, "is unknown"),
+    "another version of ONNX's operators": (opset(("", 13), ("bitplane", 1)), "has ONNX operator sets [13], expected [18]"),
+    "two versions of ONNX's operators": (opset(("", 18), ("ai.onnx", 13), ("bitplane", 1)), "sets [18, 13], expected [18]"),
+    "an overload": (overload, "asks for overload 'other'"),
+    "an attribute that comes twice": (attribute_twice, "an attribute comes twice"),
+    "an attribute of a function's": (attribute_of_a_function, "an attribute comes twice, or refers to one of a function"),
+    "a name of several lines": (name_of("two\nlines"), "input 'two\\nlines' is not made"),
+    "a name that moves the cursor": (name_of("\x1b[2J"), "input '\\x1b[2J' is not made"),
+    "a name of a million letters": (name_of("x" * 1_000_000), "xxx ... xxx"),
+    "a constant of a function in a file": (external_constant_of_a_function, "operator 'bitplane.Quantize' does not say"),
+    "a weight that overflows float32": (huge_unit, "the weights were altered|must be finite"),
+    "strides that overflow addresses": (attribute("TernaryConv", "strides", [1 << 62, 1]), "strides must be positive, at most"),
+    "a pool of hours": (slow_pool, "asks for more than 4398046511104 operations"),
+    "a pool of many pixels": (pooled(kernel_shape=[1 << 40] * 2, strides=[1, 1], pads=[(1 << 40) - 1] * 4), "would have shape"),
+    "channels without weights": (shortcut_to(1 << 21), "at most 1048576 are read"),
 }
 
 
@@ -206,6 +288,16 @@ def test_a_hostile_file_is_refused(small, tmp_path, name: str) -> None:
     assert any(part in message for part in match.split("|"))
     assert "\n" not in message
     assert len(message) < 600
+
+
+def test_five_thousand_shortcuts_in_a_row_are_no_recursion(graphs) -> None:
+    b = graphs.Builder(0, 3, 2, 2)
+    x = b.pixel_conv(16, 1)
+    for _ in range(5000):
+        x = b.pad_shortcut(x, 0, 0, 1)
+    b.classifier(x)
+    session = InferenceSession(b.model().SerializeToString())
+    assert session.run(None, {"input": b.images(1)})[0].shape == (1, 10)
 
 
 def test_graphs_nested_five_thousand_deep_are_refused() -> None:
