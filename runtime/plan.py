@@ -9,7 +9,7 @@ from bitplane.runtime import format as fmt
 from bitplane.runtime.arena import Arena, CodesLayout, Constants, FeaturesLayout, aligned_zeros
 from bitplane.runtime.errors import ModelError
 from bitplane.runtime.kernels import fields as f
-from bitplane.runtime.kernels.shapes import TILES, Kind
+from bitplane.runtime.kernels.shapes import TILES, Kind, Tile
 from bitplane.runtime.kernels.target import HAS_POPCOUNT
 from bitplane.runtime.lower import Step, lower
 from bitplane.runtime.model import (
@@ -110,12 +110,19 @@ def choose_tile(kind: Kind, bits: int, rows: int, width: int, taps: int, block: 
             continue
         if tile.pixels > width or tile.taps not in (0, taps):
             continue
-        vectors = tile.vectors * (1 if tile.lanes * tile.bits > 256 else 0.7)
-        per_word = tile.pixels * (1.5 * vectors + 0.5) + tile.planes * vectors * 0.5 + (0 if tile.taps else 1.5)
-        work = -(-width // tile.pixels) * (rows // tile.group) * (per_word + 1)
+        work = -(-width // tile.pixels) * (rows // tile.group) * _word_cost(tile)
         if work < least:
             best, least = index, work
     return best
+
+
+def _word_cost(tile: Tile) -> float:
+    """Estimated vector instructions of a tile for one word of every pixel."""
+    if HAS_POPCOUNT:
+        vectors = tile.vectors * (1 if tile.lanes * tile.bits > 256 else 0.7)
+        return tile.pixels * (1.5 * vectors + 0.5) + tile.planes * vectors * 0.5 + (1 if tile.taps else 2.5)
+    vectors = tile.group * tile.bits / 256
+    return tile.pixels * (8 * vectors + 1) + (0 if tile.taps else 4)
 
 
 @dataclass

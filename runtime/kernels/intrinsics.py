@@ -6,7 +6,8 @@ Only generic vector IR, so that LLVM lowers it for any machine; the byte dot pro
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numba
@@ -66,6 +67,52 @@ def ctpop(b: Any, value: Any) -> Any:
     """Population count of every lane."""
     name = f"llvm.ctpop.v{value.type.count}i{value.type.element.width}"
     return b.call(cgutils.get_or_insert_function(b.module, ir.FunctionType(value.type, [value.type]), name), [value])
+
+
+def sum_bytes(b: Any, value: Any, bits: int) -> Any:
+    """Unsigned bytes <n x i8> to the sums of the bytes of each lane of `bits` bits."""
+    lanes = ir.VectorType(ir.IntType(bits), value.type.count * 8 // bits)
+    if HAS_AVX2 and value.type.count % 32 == 0:
+        halves = [_sum_bytes_avx2(b, _lanes(b, value, at, 32), bits) for at in range(0, value.type.count, 32)]
+        if len(halves) == 1:
+            return halves[0]
+        return b.shuffle_vector(*halves, ir.Constant(ir.VectorType(I32, lanes.count), list(range(lanes.count))))
+    x, width = b.bitcast(value, lanes), 8
+    while width < bits:
+        low = constant(lanes, sum(((1 << width) - 1) << at for at in range(0, bits, 2 * width)))
+        x = b.add(b.and_(x, low), b.and_(b.lshr(x, constant(lanes, width)), low))
+        width *= 2
+    return x
+
+
+def _lanes(b: Any, value: Any, first: int, count: int) -> Any:
+    if value.type.count == count:
+        return value
+    lanes = ir.Constant(ir.VectorType(I32, count), list(range(first, first + count)))
+    return b.shuffle_vector(value, ir.Constant(value.type, ir.Undefined), lanes)
+
+
+def _sum_bytes_avx2(b: Any, value: Any, bits: int) -> Any:
+    i8, i16, i32, wide = (ir.VectorType(ir.IntType(n), 256 // n) for n in (8, 16, 32, 64))
+    if bits == 64:
+        differences = cgutils.get_or_insert_function(b.module, ir.FunctionType(wide, [i8, i8]), "llvm.x86.avx2.psad.bw")
+        return b.call(differences, [value, constant(i8, 0)])
+    to_pairs = cgutils.get_or_insert_function(b.module, ir.FunctionType(i16, [i8, i8]), "llvm.x86.avx2.pmadd.ub.sw")
+    pairs = b.call(to_pairs, [value, constant(i8, 1)])
+    if bits == 16:
+        return pairs
+    to_sums = cgutils.get_or_insert_function(b.module, ir.FunctionType(i32, [i16, i16]), "llvm.x86.avx2.pmadd.wd")
+    return b.call(to_sums, [pairs, constant(i16, 1)])
+
+
+@contextmanager
+def steps(b: Any, count: Any, step: Any) -> Iterator[tuple[Any, Any]]:
+    """Loop over [0, count) in ranges of at most `step`: first and one past the last of each."""
+    runs = b.sdiv(b.add(count, b.sub(step, i64(1))), step)
+    with cgutils.for_range(b, runs, intp=I64) as loop:
+        first = b.mul(loop.index, step)
+        end = b.add(first, step)
+        yield first, b.select(b.icmp_signed("<", end, count), end, count)
 
 
 def rint(b: Any, value: Any) -> Any:

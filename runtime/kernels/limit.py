@@ -13,9 +13,10 @@ from numba.core import cgutils
 from bitplane.runtime.kernels import intrinsics as v
 from bitplane.runtime.kernels.intrinsics import I64, i64, intrinsic
 from bitplane.runtime.kernels.options import INNER
+from bitplane.runtime.kernels.target import HAS_POPCOUNT
 
-ACCUMULATORS = 16
-"""Independent sums, enough to hide the latency of popcount and addition."""
+ACCUMULATORS = 16 if HAS_POPCOUNT else 4
+"""Independent sums of 512 bits, enough to hide the latency of popcount and addition, few enough to stay in registers."""
 
 
 def _make_loop(kind: str, bits: int) -> Any:
@@ -33,7 +34,9 @@ def _make_loop(kind: str, bits: int) -> Any:
                 acc = b.load(slot)
                 x = b.xor(acc, sign)
                 x = b.and_(x, mask) if kind == "ternary" else x
-                b.store(b.add(acc, v.ctpop(b, x)), slot)
+                if not HAS_POPCOUNT:  # bits are counted a byte there
+                    acc, x = b.bitcast(acc, v.I8X64), b.bitcast(x, v.I8X64)
+                b.store(b.bitcast(b.add(acc, v.ctpop(b, x)), vector), slot)
         total = i64(0)
         for slot in slots:
             lane = b.extract_element(b.load(slot), ir.Constant(v.I32, 0))

@@ -1,7 +1,9 @@
-"""The compiled tiles by their shapes: what a plan chooses from. Needs neither numba nor LLVM."""
+"""The compiled tiles by their shapes: what a plan chooses from."""
 
 from dataclasses import dataclass
 from typing import Literal
+
+from bitplane.runtime.kernels.target import HAS_POPCOUNT
 
 Kind = Literal["binary", "ternary", "dot", "float"]
 
@@ -63,9 +65,28 @@ def _popcount_tiles(kind: Kind) -> list[Tile]:
     ]
 
 
+def _byte_tiles(kind: Kind) -> list[Tile]:
+    # For machines without a vector popcount: at most 8 accumulators of 256 bits, so that 16 registers hold a tile. On Zen 3
+    # larger ones (their accumulators spill) and unrolled 32 and 64-bit ones were slower.
+    return [
+        Tile(kind, 16, 16, 4, 1, 3),
+        Tile(kind, 16, 16, 8, 1),
+        Tile(kind, 16, 16, 1, 1),
+        Tile(kind, 16, 32, 4, 1, 3),
+        Tile(kind, 16, 32, 4, 1),
+        Tile(kind, 16, 32, 1, 1),
+        Tile(kind, 32, 16, 2, 2),
+        Tile(kind, 32, 16, 1, 2),
+        Tile(kind, 32, 16, 4, 1),
+        Tile(kind, 32, 16, 1, 1),
+        Tile(kind, 64, 8, 1, 4),
+        Tile(kind, 64, 8, 1, 2),
+    ]
+
+
 TILES: tuple[Tile, ...] = (
-    *_popcount_tiles("binary"),
-    *_popcount_tiles("ternary"),
+    *(_popcount_tiles if HAS_POPCOUNT else _byte_tiles)("binary"),
+    *(_popcount_tiles if HAS_POPCOUNT else _byte_tiles)("ternary"),
     Tile("dot", 32, 16, 8, 1),
     Tile("dot", 32, 16, 1, 1),
     Tile("dot", 32, 16, 4, 4),

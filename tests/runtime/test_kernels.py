@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bitplane.runtime import InferenceSession
-from bitplane.runtime.kernels.limit import register_loop
+from bitplane.runtime.kernels.limit import ACCUMULATORS, register_loop
 from bitplane.runtime.kernels.reference import evaluate
 from bitplane.runtime.kernels.shapes import TILES
 from bitplane.runtime.layer import make_layer
@@ -63,4 +63,4 @@ def test_a_layer_runs_alone(weights, channels):
 @pytest.mark.parametrize("kind", ["binary", "ternary"])
 @pytest.mark.parametrize("bits", [16, 32, 64])
 def test_the_register_loop_counts_its_products(kind, bits):
-    assert register_loop(kind, bits, 1000) == 1000 * 16 * 512
+    assert register_loop(kind, bits, 1000) == 1000 * ACCUMULATORS * 512
