@@ -4,10 +4,14 @@ Code buffers are reused only by code buffers of the same geometry, so that their
 stay zero from the arena's creation on. Features overlap freely once their last reader has run.
 """
 
+from bisect import bisect_left, insort
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+
+from bitplane.runtime.errors import ModelError
 
 ALIGN = 64
 """Bytes of a cache line, and of the widest vector."""
@@ -41,8 +45,12 @@ class Constants:
         return at
 
     def bytes(self) -> NDArray[np.uint8]:
-        """The whole block."""
-        return np.frombuffer(b"".join(self._parts), np.uint8)
+        """The whole block, aligned."""
+        block, at = aligned_zeros(self.size), 0
+        for part in self._parts:
+            block[at : at + len(part)] = np.frombuffer(part, np.uint8)
+            at += len(part)
+        return block
 
 
 @dataclass(frozen=True)
@@ -121,13 +129,18 @@ class FeaturesLayout:
 
 @dataclass
 class Arena:
-    """Places buffers; `reuse=False` gives each its own memory, so that all can be read. `fills` are set at creation."""
+    """Places buffers; `reuse=False` gives each its own memory, so that all can be read. `fills` are set at creation.
+
+    Every access of a kernel lies inside the `size` bytes that `allocate` returns, reads of whole vectors and words included.
+    """
 
     reuse: bool = True
+    allocate: Callable[[int], NDArray[np.uint8]] = aligned_zeros
     size: int = 0
     fills: list[tuple[int, int, int]] = field(default_factory=list[tuple[int, int, int]])  # offset, bytes, value
     _free_codes: dict[CodesLayout, list[int]] = field(default_factory=dict[CodesLayout, list[int]])
-    _free: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])  # (offset, bytes), features only
+    _free: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])  # (offset, bytes) of features, sorted
+    _by_size: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])  # the same as (bytes, offset)
 
     def reserve(self, size: int) -> int:
         """Memory that is never given back."""
@@ -143,13 +156,13 @@ class Arena:
     def take_features(self, layout: FeaturesLayout) -> int:
         """A buffer of features: the smallest free block that holds it, or new memory."""
         size = round_up(layout.size)
-        fitting = [block for block in self._free if block[1] >= size]
-        if not fitting:
+        index = bisect_left(self._by_size, (size, 0))
+        if index == len(self._by_size):
             return self.reserve(size)
-        at, have = min(fitting, key=lambda block: (block[1], block[0]))
-        self._free.remove((at, have))
+        have, at = self._by_size[index]
+        self._remove(at, have)
         if have > size:
-            self._free.append((at + size, have - size))
+            self._insert(at + size, have - size)
         return at
 
     def give_codes(self, layout: CodesLayout, at: int) -> None:
@@ -161,18 +174,33 @@ class Arena:
         """Take back a buffer of features, joining it with its free neighbors."""
         if not self.reuse:
             return
-        blocks = sorted([*self._free, (at, round_up(layout.size))])
-        joined: list[tuple[int, int]] = []
-        for start, size in blocks:
-            if joined and sum(joined[-1]) == start:
-                joined[-1] = (joined[-1][0], joined[-1][1] + size)
-            else:
-                joined.append((start, size))
-        self._free = joined
+        size, index = round_up(layout.size), bisect_left(self._free, (at, 0))
+        after = self._free[index : index + 1]
+        before = self._free[index - 1 : index] if index else []
+        for start, have in (*before, *after):
+            if start + have == at or at + size == start:
+                self._remove(start, have)
+                at, size = min(at, start), size + have
+        self._insert(at, size)
+
+    def _insert(self, at: int, size: int) -> None:
+        insort(self._free, (at, size))
+        insort(self._by_size, (size, at))
+
+    def _remove(self, at: int, size: int) -> None:
+        del self._free[bisect_left(self._free, (at, size))]
+        del self._by_size[bisect_left(self._by_size, (size, at))]
 
     def create(self) -> NDArray[np.uint8]:
-        """Allocate the arena, zero it and set its halos."""
-        memory = aligned_zeros(self.size)
+        """Allocate the arena, zero it and set its halos.
+
+        Raises:
+            ModelError: there is not that much memory.
+        """
+        try:
+            memory = self.allocate(self.size)
+        except MemoryError:
+            raise ModelError(f"the model needs {self.size} bytes for values, more than this process can have") from None
         for at, size, value in self.fills:
             memory[at : at + size] = value
         return memory

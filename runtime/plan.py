@@ -6,12 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitplane.runtime import format as fmt
-from bitplane.runtime.arena import Arena, CodesLayout, Constants, FeaturesLayout, aligned_zeros
+from bitplane.runtime.arena import Arena, CodesLayout, Constants, FeaturesLayout
 from bitplane.runtime.errors import ModelError
 from bitplane.runtime.kernels import fields as f
 from bitplane.runtime.kernels.shapes import TILES, Kind, Tile
 from bitplane.runtime.kernels.target import HAS_POPCOUNT
 from bitplane.runtime.lower import Step, lower
+from bitplane.runtime.memory import memory_limit
 from bitplane.runtime.model import (
     AveragePool,
     Classifier,
@@ -39,7 +40,7 @@ from bitplane.runtime.packing import (
 )  # fmt: skip
 
 MAX_BYTES = 1 << 32
-"""Most bytes of constants and of one arena; a model that asks for more is refused before either is allocated."""
+"""Most bytes of constants and of one arena; a model that asks for more is refused before the arena is allocated."""
 
 BYTE = 8
 BYTES_FROM = 8 if HAS_POPCOUNT else 4
@@ -90,7 +91,10 @@ def make_plan(model: Model, threads: int = 1, merge: bool = True, reuse: bool = 
         reuse: whether values share memory (False only for tracing).
         inputs: tensors that no node makes and the caller fills in the arena (for a layer by itself).
     """
-    return _Planner(model, threads, merge, reuse).plan(inputs)
+    try:
+        return _Planner(model, threads, merge, reuse).plan(inputs)
+    except MemoryError:
+        raise ModelError(f"{model.label}: its weights need more memory than this process can have") from None
 
 
 def choose_tile(kind: Kind, bits: int, rows: int, width: int, taps: int, block: int = BLOCK) -> int:
@@ -141,7 +145,11 @@ class _Planner:
 
     def plan(self, inputs: tuple[str, ...]) -> Plan:
         """Place and emit every step."""
-        self.arena = Arena(self.reuse)
+        self.arena, self.available = Arena(self.reuse), memory_limit()
+        self.convolutions: dict[str, list[Conv]] = {}
+        for node in self.model.nodes:
+            if isinstance(node, Conv):
+                self.convolutions.setdefault(node.source, []).append(node)
         for name in inputs:
             self._take(name)
         self.steps = lower(self.model, self.merge)
@@ -160,21 +168,28 @@ class _Planner:
                 else:
                     self._take(name)
             self._emit(step)
+            self._check_size()
             while self.halos:
                 self.arena.give_codes(*self.halos.pop())
             for name in sorted(dying):
                 self._give(name)
-        if self.arena.size + self.constants.size > MAX_BYTES:
-            raise ModelError(
-                f"{self.model.label}: needs {self.arena.size} bytes for values and {self.constants.size} for constants,"
-                f" more than {MAX_BYTES} together; use smaller images"
-            )
-        block = self.constants.bytes()
-        constants = aligned_zeros(block.size)
-        constants[:] = block
-        kernels = dict(self.kernels)
+        constants, kernels = self.constants.bytes(), dict(self.kernels)
         steps = tuple((name, kernel or kernels.get(name, "copy")) for name, kernel in self.names)
         return Plan(np.stack(self.rows), constants, self.arena, self.codes, self.features, tuple(self.kernels), steps)
+
+    def _check_size(self) -> None:
+        """Refuse a plan that no machine, or not this one, has memory for."""
+        values, constants = self.arena.size, self.constants.size
+        if values + constants > MAX_BYTES:
+            raise ModelError(
+                f"{self.model.label}: needs {values} bytes for values and {constants} for constants,"
+                f" more than {MAX_BYTES} together; use smaller images"
+            )
+        if self.threads * values + constants > self.available:
+            raise ModelError(
+                f"{self.model.label}: needs {values} bytes for values of each of {self.threads} threads and {constants} for"
+                f" constants, this process can have {self.available}; use smaller images or fewer threads"
+            )
 
     def _scratch_bytes(self) -> int:
         widths = [t.shape[2] for t in self.model.tensors.values()]
@@ -184,7 +199,7 @@ class _Planner:
     def _layout(self, name: str) -> CodesLayout:
         """Layout of codes: word size and halo by the convolutions that read them."""
         tensor = self.model.tensors[name]
-        readers = [n for n in self.model.nodes if isinstance(n, Conv) and n.source == name]
+        readers = self.convolutions.get(name, [])
         channels, height, width = tensor.shape
         halo = max((p for n in readers for p in n.pads), default=0)
         if tensor.bits >= BYTES_FROM:
