@@ -10,7 +10,7 @@ from bitplane.runtime.arena import Arena, CodesLayout, Constants, FeaturesLayout
 from bitplane.runtime.errors import ModelError
 from bitplane.runtime.kernels import fields as f
 from bitplane.runtime.kernels.shapes import TILES, Kind, Tile
-from bitplane.runtime.kernels.target import HAS_POPCOUNT
+from bitplane.runtime.kernels.target import HAS_AVX512, HAS_POPCOUNT
 from bitplane.runtime.lower import Step, lower
 from bitplane.runtime.memory import memory_limit
 from bitplane.runtime.model import (
@@ -122,11 +122,15 @@ def choose_tile(kind: Kind, bits: int, rows: int, width: int, taps: int, block: 
 
 def _word_cost(tile: Tile) -> float:
     """Estimated vector instructions of a tile for one word of every pixel."""
-    if HAS_POPCOUNT:
+    if HAS_POPCOUNT if tile.kind in ("binary", "ternary") else HAS_AVX512:
         vectors = tile.vectors * (1 if tile.lanes * tile.bits > 256 else 0.7)
         return tile.pixels * (1.5 * vectors + 0.5) + tile.planes * vectors * 0.5 + (1 if tile.taps else 2.5)
     vectors = tile.group * tile.bits / 256
-    return tile.pixels * (8 * vectors + 1) + (0 if tile.taps else 4)
+    return tile.pixels * (_INSTRUCTIONS[tile.kind] * vectors + 1) + (0 if tile.taps else 4)
+
+
+_INSTRUCTIONS: dict[Kind, int] = {"binary": 8, "ternary": 9, "dot": 3, "float": 2}
+"""Instructions of 256 bits for a vector of weights and an activation, where no AVX-512 does them in fewer."""
 
 
 @dataclass

@@ -30,3 +30,4 @@ def has(feature: str) -> bool:
 HAS_VNNI = has("avx512vnni")
 HAS_POPCOUNT = has("avx512vpopcntdq")
 HAS_AVX2 = has("avx2")
+HAS_AVX512 = has("avx512f")
