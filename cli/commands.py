@@ -162,6 +162,10 @@ def inspect(model: Positional[Path], json: Path | None = None) -> None:
     for key, value in sorted(meta.items()):
         print(f"{key.removeprefix('bitplane.'):20} {value}")
     print(f"\n{layer_table(layers)}\n")
+    print(
+        "popcount, dot: thousands of vector instructions that either product would take here (runtime/cost.py); the plan takes"
+    )
+    print("the one that is cheaper for all layers that read a tensor.")
     size = model.stat().st_size
     plain = sum(layer.float_bytes for layer in layers)
     print(f"file: {size} bytes, {plain / size:.1f}x smaller than its float32 weights")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bitplane.runtime import LayerInfo
 
-HEADS = ("layer", "weight", "output", "weights", "in", "M mul-adds", "bytes", "smaller", "kernel")
+HEADS = ("layer", "weight", "output", "weights", "in", "M mul-adds", "bytes", "smaller", "popcount", "dot", "kernel")
 
 
 class UsageError(Exception):
@@ -28,14 +28,15 @@ def layer_table(layers: Sequence["LayerInfo"]) -> str:
             f"{layer.multiply_adds / 1e6:.2f}",
             str(layer.packed_bytes),
             f"{layer.float_bytes / layer.packed_bytes:.1f}x",
+            *(f"{v / 1e3:.1f}" if v is not None else "" for v in (layer.popcount_cost, layer.dot_cost)),
             layer.kernel,
         )
         for layer in layers
     ]
     work = sum(layer.multiply_adds for layer in layers)
     packed, plain = sum(layer.packed_bytes for layer in layers), sum(layer.float_bytes for layer in layers)
-    rows.append(("all", "", "", "", "", f"{work / 1e6:.2f}", str(packed), f"{plain / max(packed, 1):.1f}x", ""))
-    return table(HEADS, rows, right={4, 5, 6, 7})
+    rows.append(("all", "", "", "", "", f"{work / 1e6:.2f}", str(packed), f"{plain / max(packed, 1):.1f}x", "", "", ""))
+    return table(HEADS, rows, right={4, 5, 6, 7, 8, 9})
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: set[int]) -> str:

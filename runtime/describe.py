@@ -1,9 +1,11 @@
 """What each layer of a model is and costs, for `bitplane inspect`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
 from bitplane.runtime import format as fmt
+from bitplane.runtime.cost import Estimate
 from bitplane.runtime.model import Classifier, Conv, FloatConv, Model
 
 _PLANE_BITS = {"binary": 1, "ternary": 2, "quaternary": 2}
@@ -24,6 +26,8 @@ class LayerInfo:
         packed_bytes: its weight, scale and bias in the file.
         float_bytes: the same as float32 weight and bias.
         kernel: what runs it.
+        popcount_cost: vector instructions it would take by popcounts, as `bitplane.runtime.cost` estimates; or None.
+        dot_cost: the same by products of bytes.
     """
 
     name: str
@@ -35,14 +39,17 @@ class LayerInfo:
     packed_bytes: int
     float_bytes: int
     kernel: str
+    popcount_cost: float | None = None
+    dot_cost: float | None = None
 
 
-def describe(model: Model, kernels: dict[str, str]) -> list[LayerInfo]:
+def describe(model: Model, kernels: dict[str, str], estimates: Mapping[str, Estimate]) -> list[LayerInfo]:
     """The layers of a model in order.
 
     Args:
         model: a checked model.
         kernels: what runs each node, by name.
+        estimates: what convolutions on codes would cost, by name.
     """
     layers: list[LayerInfo] = []
     for node in model.nodes:
@@ -57,6 +64,7 @@ def describe(model: Model, kernels: dict[str, str]) -> list[LayerInfo]:
         else:
             continue
         output = model.tensors[node.output].shape
+        cost = estimates.get(node.name, Estimate(None, None))
         layers.append(
             LayerInfo(
                 node.name,
@@ -68,6 +76,8 @@ def describe(model: Model, kernels: dict[str, str]) -> list[LayerInfo]:
                 size + factors,
                 4 * (prod(shape) + shape[0]),
                 kernels.get(node.name, ""),
+                cost.popcount,
+                cost.dot,
             )
         )
     return layers

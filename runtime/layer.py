@@ -11,7 +11,7 @@ from bitplane.runtime import format as fmt
 from bitplane.runtime import machine_code
 from bitplane.runtime.kernels import fields as f
 from bitplane.runtime.model import Conv, Model, Quantizer, Tensor
-from bitplane.runtime.plan import BYTES_FROM, make_plan
+from bitplane.runtime.plan import BYTE, make_plan
 
 OPERATORS = {"binary": fmt.BINARY_CONV, "ternary": fmt.TERNARY_CONV, "quaternary": fmt.QUATERNARY_CONV}
 
@@ -64,12 +64,10 @@ def make_layer(
         out_channels: output channels; `channels` by default.
         kernel: kernel size; padding is kernel // 2.
         stride: stride.
-        bits: activation bits in: 1, 2 or 4.
+        bits: activation bits in: 1, 2, 4 or 8.
         out_bits: activation bits out.
         seed: of the random numbers.
     """
-    if bits >= BYTES_FROM:
-        raise ValueError(f"codes of {bits} bits are not popcounted on this machine")
     rng = np.random.default_rng(seed)
     o, k = out_channels or channels, kernel * kernel * channels
     out = (size + 2 * (kernel // 2) - kernel) // stride + 1
@@ -91,12 +89,15 @@ def make_layer(
     plan = make_plan(Model("layer", nodes, tensors, fmt.INPUT_NAME, "b", {}), inputs=("a",))
     arena = plan.arena.create()
     layout, at = plan.codes["a"]
-    codes = arena[at : at + layout.size].reshape(bits, -1)[:, : (layout.height + 2 * layout.halo) * layout.row]
-    inner = codes.reshape(bits, layout.height + 2 * layout.halo, -1, layout.pixel)
+    codes = arena[at : at + layout.size].reshape(layout.planes, -1)[:, : (layout.height + 2 * layout.halo) * layout.row]
+    inner = codes.reshape(layout.planes, layout.height + 2 * layout.halo, -1, layout.pixel)
     edge = slice(layout.halo, layout.halo + size)
-    values = rng.integers(0, 2, (bits, size, size, layout.words * layout.bits)).astype(np.uint8)
-    values[..., channels:] = 0
-    inner[:, edge, edge] = np.packbits(values, axis=-1, bitorder="little")
+    if layout.bits == BYTE:
+        inner[0, edge, edge, :channels] = rng.integers(0, 2**bits, (size, size, channels))
+    else:
+        values = rng.integers(0, 2, (bits, size, size, layout.words * layout.bits)).astype(np.uint8)
+        values[..., channels:] = 0
+        inner[:, edge, edge] = np.packbits(values, axis=-1, bitorder="little")
     products = prod(conv.weight_shape) * out * out * bits * (2 if weights == "quaternary" else 1)
     return ConvLayer(
         plan.kernels[0][1], products, np.ascontiguousarray(plan.table[plan.table[:, f.OP] == f.OP_CONV]), plan.constants, arena

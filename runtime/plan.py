@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 
 from bitplane.runtime import format as fmt
 from bitplane.runtime.arena import Arena, CodesLayout, Constants, FeaturesLayout
+from bitplane.runtime.cost import KINDS, Estimate, cheapest_tile, codes_cost, prefer_dot
 from bitplane.runtime.errors import ModelError
 from bitplane.runtime.kernels import fields as f
-from bitplane.runtime.kernels.shapes import TILES, Kind, Tile
-from bitplane.runtime.kernels.target import HAS_AVX512, HAS_POPCOUNT
+from bitplane.runtime.kernels.shapes import TILES
 from bitplane.runtime.lower import Step, lower
 from bitplane.runtime.memory import memory_limit
 from bitplane.runtime.model import (
@@ -43,19 +43,6 @@ MAX_BYTES = 1 << 32
 """Most bytes of constants and of one arena; a model that asks for more is refused before the arena is allocated."""
 
 BYTE = 8
-BYTES_FROM = 8 if HAS_POPCOUNT else 4
-"""Activation bits from which codes are stored as bytes: one dot product of bytes then beats a popcount a plane.
-
-With a vector popcount (AVX-512 VPOPCNTDQ) a ternary layer of 4 bits does 262 G multiply-adds a second by popcount, 235 G by dot
-product. On AVX2 a ternary ResNet-20 takes, by popcount and by dot product, 0.46 and 0.62 ms at 2 bits, 0.91 and 0.62 ms at 4,
-1.72 and 0.61 ms at 8 (Zen 3, interleaved medians).
-"""
-
-KINDS: dict[str, Kind] = {
-    fmt.BINARY_CONV: "binary",
-    fmt.TERNARY_CONV: "ternary",
-    fmt.QUATERNARY_CONV: "binary",
-}
 
 
 @dataclass(frozen=True)
@@ -70,6 +57,7 @@ class Plan:
         features: layout and arena offset of every stored tensor of features.
         kernels: (layer name, what runs it), in order.
         steps: (name, what runs it) of every row of the table.
+        estimates: layer name to what its convolution would cost by each product.
     """
 
     table: NDArray[np.int64]
@@ -79,6 +67,7 @@ class Plan:
     features: dict[str, tuple[FeaturesLayout, int]]
     kernels: tuple[tuple[str, str], ...]
     steps: tuple[tuple[str, str], ...]
+    estimates: dict[str, Estimate]
 
 
 def make_plan(model: Model, threads: int = 1, merge: bool = True, reuse: bool = True, inputs: tuple[str, ...] = ()) -> Plan:
@@ -97,42 +86,6 @@ def make_plan(model: Model, threads: int = 1, merge: bool = True, reuse: bool = 
         raise ModelError(f"{model.label}: its weights need more memory than this process can have") from None
 
 
-def choose_tile(kind: Kind, bits: int, rows: int, width: int, taps: int, block: int = BLOCK) -> int:
-    """Index of the tile with the least estimated work for one output row.
-
-    Args:
-        kind: product.
-        bits: word size.
-        rows: rows of the weight matrix.
-        width: output pixels of a row.
-        taps: kernel size where the kernel is square, one word a tap and of stride 1; otherwise 0.
-        block: rows that must lie in one group.
-    """
-    best, least = -1, float("inf")
-    for index, tile in enumerate(TILES):
-        if (tile.kind, tile.bits) != (kind, bits) or rows % tile.group or tile.group % block:
-            continue
-        if tile.pixels > width or tile.taps not in (0, taps):
-            continue
-        work = -(-width // tile.pixels) * (rows // tile.group) * _word_cost(tile)
-        if work < least:
-            best, least = index, work
-    return best
-
-
-def _word_cost(tile: Tile) -> float:
-    """Estimated vector instructions of a tile for one word of every pixel."""
-    if HAS_POPCOUNT if tile.kind in ("binary", "ternary") else HAS_AVX512:
-        vectors = tile.vectors * (1 if tile.lanes * tile.bits > 256 else 0.7)
-        return tile.pixels * (1.5 * vectors + 0.5) + tile.planes * vectors * 0.5 + (1 if tile.taps else 2.5)
-    vectors = tile.group * tile.bits / 256
-    return tile.pixels * (_INSTRUCTIONS[tile.kind] * vectors + 1) + (0 if tile.taps else 4)
-
-
-_INSTRUCTIONS: dict[Kind, int] = {"binary": 8, "ternary": 9, "dot": 3, "float": 2}
-"""Instructions of 256 bits for a vector of weights and an activation, where no AVX-512 does them in fewer."""
-
-
 @dataclass
 class _Planner:
     model: Model
@@ -143,7 +96,9 @@ class _Planner:
     codes: dict[str, tuple[CodesLayout, int]] = field(default_factory=dict[str, tuple[CodesLayout, int]])
     features: dict[str, tuple[FeaturesLayout, int]] = field(default_factory=dict[str, tuple[FeaturesLayout, int]])
     rows: list[NDArray[np.int64]] = field(default_factory=list[NDArray[np.int64]])
-    names: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])  # of rows: (node, kernel if it is no layer's)
+    estimates: dict[str, Estimate] = field(default_factory=dict[str, Estimate])
+    # Of rows: the node, and what runs it if it is no layer's.
+    names: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     kernels: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     halos: list[tuple[CodesLayout, int]] = field(default_factory=list[tuple[CodesLayout, int]])
 
@@ -179,7 +134,9 @@ class _Planner:
                 self._give(name)
         constants, kernels = self.constants.bytes(), dict(self.kernels)
         steps = tuple((name, kernel or kernels.get(name, "copy")) for name, kernel in self.names)
-        return Plan(np.stack(self.rows), constants, self.arena, self.codes, self.features, tuple(self.kernels), steps)
+        return Plan(
+            np.stack(self.rows), constants, self.arena, self.codes, self.features, tuple(self.kernels), steps, self.estimates
+        )
 
     def _check_size(self) -> None:
         """Refuse a plan that no machine, or not this one, has memory for."""
@@ -206,10 +163,16 @@ class _Planner:
         readers = self.convolutions.get(name, [])
         channels, height, width = tensor.shape
         halo = max((p for n in readers for p in n.pads), default=0)
-        if tensor.bits >= BYTES_FROM:
-            return CodesLayout(BYTE * pad_channels(channels), height, width, 1, halo, BYTE)
+        in_bytes = CodesLayout(BYTE * pad_channels(channels), height, width, 1, halo, BYTE)
         sums = max((n.weight_shape[1] * n.weight_shape[2] * channels * (2**tensor.bits - 1) for n in readers), default=0)
-        return CodesLayout(channels, height, width, tensor.bits, halo, word_bits(channels, sums))
+        planes = CodesLayout(channels, height, width, tensor.bits, halo, word_bits(channels, sums))
+        totals = [0.0, 0.0]
+        for n in readers:
+            size = self.model.tensors[n.output].shape[1:]
+            popcount, dot = (codes_cost(n, layout, *size) for layout in (planes, in_bytes))
+            self.estimates[n.name] = Estimate(popcount, dot if tensor.bits > 1 else None)
+            totals = [totals[0] + popcount, totals[1] + dot]
+        return in_bytes if prefer_dot(totals[0], totals[1], tensor.bits) else planes
 
     def _take(self, name: str) -> None:
         tensor = self.model.tensors[name]
@@ -264,7 +227,7 @@ class _Planner:
             layout, at = self._image(conv)
             bits, words, top, planes = 32, -(-kw * c // 4), 1, 1
             plane, taps = 0, 0
-        elif self.model.tensors[conv.source].bits >= BYTES_FROM:
+        elif self.codes[conv.source][0].bits == BYTE:
             layout, at = self.codes[conv.source]
             bits, words, top, planes = 32, kw * layout.pixel // 4, 255, 1
             plane, taps = 0, 0
@@ -277,7 +240,7 @@ class _Planner:
         weights = byte_words(conv, layout.pixel) if is_dot and conv.pixel_weight is None else lane_words(conv, bits)
         rows, kind = weights[0].shape[0], "dot" if is_dot else KINDS[conv.op]
         quaternary = conv.op == fmt.QUATERNARY_CONV and not is_dot
-        index = choose_tile(kind, bits, rows, width, taps, 2 * BLOCK if quaternary else BLOCK)
+        index, _ = cheapest_tile(kind, bits, rows, width, taps, 2 * BLOCK if quaternary else BLOCK)
         tile = TILES[index]
         packed = pack_weights(weights, tile)
         row[f.OP], row[f.TILE] = f.OP_CONV, index
@@ -297,6 +260,7 @@ class _Planner:
             and conv.op in (fmt.BINARY_CONV, fmt.TERNARY_CONV)
             and quantizer is not None
             and quantizer.bits <= 2
+            and self.codes[quantizer.output][0].bits != BYTE
             and step.residual is None
             and step.stored is None
         ):
@@ -326,7 +290,7 @@ class _Planner:
             rows, columns = o // conv.group, slice(group * c, (group + 1) * c)
             part = slice(group * rows, (group + 1) * rows)
             weight[part, :, :, columns] = conv.weight[part].transpose(0, 2, 3, 1)
-        index = choose_tile("float", 32, len(weight), width, 0)
+        index, _ = cheapest_tile("float", 32, len(weight), width, 0)
         tile = TILES[index]
         packed = pack_weights([weight.reshape(len(weight), kh, -1)], tile)
         row[f.OP], row[f.TILE] = f.OP_CONV, index
@@ -423,8 +387,9 @@ class _Planner:
 
     def _quantizer(self, row: NDArray[np.int64], quantizer: Quantizer, channels: int) -> None:
         self._codes_out(row, quantizer.output)
-        if quantizer.bits > 2:
-            row[f.QUANT] = f.QUANT_BYTES if quantizer.bits >= BYTES_FROM else f.QUANT_DIVIDE
+        in_bytes = self.codes[quantizer.output][0].bits == BYTE
+        if quantizer.bits > 2 or in_bytes:
+            row[f.QUANT] = f.QUANT_BYTES if in_bytes else f.QUANT_DIVIDE
             row[f.STEP] = self.constants.add(np.array([quantizer.step], np.float32))
             return
         row[f.QUANT] = f.QUANT_ONE if quantizer.bits == 1 else f.QUANT_TWO

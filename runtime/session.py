@@ -217,7 +217,7 @@ class InferenceSession:
 
     def layers(self) -> list[LayerInfo]:
         """Every convolution and fully connected layer: shapes, bits, multiply-adds, bytes and kernel."""
-        return describe(self._model, self.kernels())
+        return describe(self._model, self.kernels(), self._plan.estimates)
 
     def get_inputs(self) -> list[NodeArg]:
         """The one input."""

@@ -89,10 +89,10 @@ def test_every_width_in_every_lane_size(build, check, channels, width):
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("first", [4, 8])
+@pytest.mark.parametrize("first", [2, 4, 8])
 @pytest.mark.parametrize("bits", [8, 4, 2])
 def test_codes_of_many_bits_run_as_a_dot_product_of_bytes_and_fewer_as_popcounts(build, check, monkeypatch, bits, first):
-    monkeypatch.setattr(plan, "BYTES_FROM", first)
+    monkeypatch.setattr(plan, "prefer_dot", lambda popcount, dot, bits: bits >= first)
     layer = {
         "kind": "Ternary", "bits": bits, "channels": 19, "out": 33, "kernel": (7, 7), "pads": [3] * 4, "strides": (1, 1),
         "size": [9, 9], "unit": True, "after": "none", "next_bits": 8, "keep": False, "seed": 1,
