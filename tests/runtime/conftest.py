@@ -10,13 +10,27 @@ import pytest
 from bitplane.runtime import InferenceSession
 
 
-@pytest.fixture(scope="session")
-def graphs():
-    """The graph builder (`graphs.py` in this folder)."""
-    spec = importlib.util.spec_from_file_location("runtime_graphs", Path(__file__).with_name("graphs.py"))
+def load(name):
+    """A module of this folder."""
+    spec = importlib.util.spec_from_file_location(f"runtime_{name}", Path(__file__).with_name(f"{name}.py"))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def pytest_addoption(parser):
+    parser.addoption("--memory", choices=["after", "before", "poison"], help="run in the memory of guarded.py")
+
+
+def pytest_configure(config):
+    if config.getoption("--memory", default=None):
+        load("guarded").install(config.getoption("--memory"))
+
+
+@pytest.fixture(scope="session")
+def graphs():
+    """The graph builder (`graphs.py` in this folder)."""
+    return load("graphs")
 
 
 def _oracle(builder, images):
