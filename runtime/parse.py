@@ -36,14 +36,15 @@ def parse(source: str | Path | bytes) -> Model:
     Raises:
         ModelError: the file is missing, truncated, not ONNX, altered, of an unknown version, or breaks a rule of the format.
     """
-    label = "<bytes>" if isinstance(source, bytes) else str(source)
+    label = "<bytes>" if isinstance(source, bytes) else plain(str(source))
     try:
         size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
         if size > MAX_FILE:
             raise ModelError(f"{label}: has {size} bytes, at most {MAX_FILE} are read; is it a packed file?")
-        data = source if isinstance(source, bytes) else Path(source).read_bytes()
-    except OSError as error:
-        raise ModelError(f"{label}: cannot be read ({error.strerror}); check the path") from None
+        data = source if isinstance(source, bytes) else _read(Path(source))
+    except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ModelError(f"{label}: cannot be read ({reason}); check the path") from None
     try:
         if not data:  # protobuf reads it as a message without fields
             raise ValueError
@@ -57,6 +58,11 @@ def parse(source: str | Path | bytes) -> Model:
         raise ModelError(f"{label}: damaged ({type(error).__name__}: {plain(str(error)[:80])}); export it again") from error
     except MemoryError:
         raise ModelError(f"{label}: its weights need more memory than this process can have") from None
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(MAX_FILE + 1)  # a device has no size and may have no end
 
 
 class _Parser(NodeReader):

@@ -15,6 +15,7 @@ from bitplane.runtime import format as fmt
 from bitplane.runtime import machine_code
 from bitplane.runtime.describe import LayerInfo, describe
 from bitplane.runtime.errors import InputError
+from bitplane.runtime.memory import memory_limit
 from bitplane.runtime.model import Conv, FloatConv, Model
 from bitplane.runtime.parse import parse
 from bitplane.runtime.plan import Plan, make_plan
@@ -117,8 +118,8 @@ class InferenceSession:
         Raises:
             InputError: a wrong name, type or shape.
         """
-        if output_names is not None and list(output_names) != [fmt.OUTPUT_NAME]:
-            raise InputError(f"outputs {list(output_names)} were asked for, the model has ['{fmt.OUTPUT_NAME}']")
+        if output_names is not None and (isinstance(output_names, str) or list(output_names) != [fmt.OUTPUT_NAME]):
+            raise InputError(f"outputs {output_names!r} were asked for, the model has ['{fmt.OUTPUT_NAME}']")
         images = self._check(input_feed)
         logits = np.empty((images.shape[0], self._classes), np.float32)
         if self._events is not None:
@@ -163,23 +164,35 @@ class InferenceSession:
         return summarize(self._plan, self._events, {layer.name: layer.multiply_adds for layer in self.layers()})
 
     def _check(self, input_feed: Mapping[str, Any]) -> NDArray[Any]:
+        try:
+            return self._checked(input_feed)
+        except MemoryError:
+            raise InputError(f"input '{fmt.INPUT_NAME}' needs more memory than there is; give smaller batches") from None
+
+    def _checked(self, input_feed: Mapping[str, Any]) -> NDArray[Any]:
+        if not isinstance(input_feed, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]  callers need not have types
+            raise InputError(f"the input feed is {type(input_feed).__name__}, expected {{'{fmt.INPUT_NAME}': images}}")
         if list(input_feed) != [fmt.INPUT_NAME]:
             raise InputError(f"inputs {list(input_feed)} were given, the model has ['{fmt.INPUT_NAME}']")
-        value = np.asarray(input_feed[fmt.INPUT_NAME])
-        if self._floats:
-            if value.dtype != np.float32:
-                raise InputError(f"input '{fmt.INPUT_NAME}' is {value.dtype}, expected float32, normalized as in training")
-            if not np.isfinite(value).all():
-                raise InputError(f"input '{fmt.INPUT_NAME}' contains NaN or infinity, expected finite values")
-        elif value.dtype != np.uint8:
-            if value.dtype.kind == "f" and np.isnan(value).any():
+        try:
+            value = np.asarray(input_feed[fmt.INPUT_NAME])
+        except (TypeError, ValueError) as error:
+            raise InputError(f"input '{fmt.INPUT_NAME}' is no array ({' '.join(str(error).split())[:100]})") from None
+        if value.dtype != (np.float32 if self._floats else np.uint8):
+            wanted = "float32, normalized as in training" if self._floats else "uint8 pixels, without normalization"
+            if not self._floats and value.dtype.kind == "f" and np.isnan(value).any():
                 raise InputError(f"input '{fmt.INPUT_NAME}' is {value.dtype} and contains NaN, expected uint8 pixels 0 to 255")
-            raise InputError(f"input '{fmt.INPUT_NAME}' is {value.dtype}, expected uint8 pixels, without normalization")
+            raise InputError(f"input '{fmt.INPUT_NAME}' is {value.dtype}, expected {wanted}")
         if value.ndim != 4 or value.shape[1:] != self._shape:
             raise InputError(
                 f"input '{fmt.INPUT_NAME}' has shape {list(value.shape)}, expected [batch, {str(list(self._shape))[1:]}"
             )
-        return np.ascontiguousarray(value)
+        if not value.flags.c_contiguous and value.nbytes > memory_limit():
+            raise MemoryError  # a view of little memory would become a copy of more than there is
+        value = np.ascontiguousarray(value)
+        if self._floats and not np.isfinite(value).all():
+            raise InputError(f"input '{fmt.INPUT_NAME}' contains NaN or infinity, expected finite values")
+        return value
 
     def trace(self, input_feed: Mapping[str, Any], merge: bool = True) -> dict[str, NDArray[Any]]:
         """Compute logits and every value between, for tests and for study.

@@ -208,6 +208,13 @@ def test_missing_file_is_refused_by_name(tmp_path):
         InferenceSession(tmp_path / "none.onnx")
 
 
+@pytest.mark.parametrize(("path", "words"), [("a\0b", "zero|null"), ("two\nlines", "No such file"), (".", "directory")])
+def test_a_path_that_is_no_file_is_refused_in_one_line(path, words):
+    with pytest.raises(ModelError, match=rf"cannot be read \(.*({words})") as error:
+        InferenceSession(path)
+    assert str(error.value).isprintable()
+
+
 def test_other_bytes_are_refused():
     for data in (b"", b"hello", bytes(range(256))):
         with pytest.raises(ModelError):
