@@ -129,10 +129,8 @@ class InferenceSession:
             team = self._idle.pop()
         except IndexError:
             team = Team(self._run_plan, self._plan, self._threads)
-        try:
-            team.run(images, logits, self._share_image)
-        finally:
-            self._idle.append(team)
+        team.run(images, logits, self._share_image)
+        self._idle.append(team)  # not after an exception: parts of the call may still run
         return [logits]
 
     def end_profiling(self) -> str:

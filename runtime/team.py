@@ -3,8 +3,12 @@
 A session keeps the teams that are not at work. A call takes one, or makes one if there is none, and gives it back: calls from
 several Python threads run at the same time, share the plan and its constants only, and never wait for each other. The threads
 of a team belong to it alone: a part of a call cannot be queued behind a part of another one that waits for it at a barrier.
+
+A call that ends early (Ctrl-C, a thread that cannot be started) opens the barrier, so that its other parts come to an end, and
+gives its team up: they may still be writing to that team's memory, and hold it until they are done.
 """
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,6 +17,9 @@ from numpy.typing import NDArray
 
 from bitplane.runtime.machine_code import RunPlan
 from bitplane.runtime.plan import Plan
+
+OPEN = 1 << 62
+"""Count of a barrier that lets everyone pass. What is computed then is worthless, but every access stays in the arena."""
 
 
 class Team:
@@ -33,6 +40,7 @@ class Team:
         self._barrier = np.zeros(16, np.int64)
         self._barrier_address = self._barrier.ctypes.data
         self._pool: ThreadPoolExecutor | None = None
+        self._process = 0  # that the pool's threads run in
 
     def run(self, images: NDArray[Any], logits: NDArray[np.float32], share_image: bool) -> None:
         """Compute logits [N, classes] of images [N, C, H, W], both C-contiguous.
@@ -41,6 +49,9 @@ class Team:
             images: what the model takes.
             logits: where to write.
             share_image: whether a single image is worth being divided among the threads.
+
+        Raises:
+            BaseException: whatever ended it early, KeyboardInterrupt for one; the team cannot be used any more.
         """
         count = len(images)
         if self._threads == 1 or count == 0 or (count == 1 and not share_image):
@@ -82,10 +93,15 @@ class Team:
         while len(self._arenas) <= max(call[0] for call in calls):
             self._arenas.append(self._plan.arena.create())
             self._addresses.append(self._arenas[-1].ctypes.data)
-        if self._pool is None:
+        if self._pool is None or self._process != os.getpid():  # a forked process has none of its parent's threads
             self._pool = ThreadPoolExecutor(self._threads - 1, thread_name_prefix="bitplane")
-        pending = [self._pool.submit(self._call, a, images, logits, b, e, p, n) for a, b, e, p, n in calls[1:]]
-        a, b, e, p, n = calls[0]
-        self._call(a, images, logits, b, e, p, n)
-        for future in pending:
-            future.result()
+            self._process = os.getpid()
+        try:
+            pending = [self._pool.submit(self._call, a, images, logits, b, e, p, n) for a, b, e, p, n in calls[1:]]
+            a, b, e, p, n = calls[0]
+            self._call(a, images, logits, b, e, p, n)
+            for future in pending:
+                future.result()
+        except BaseException:
+            self._barrier[:] = OPEN
+            raise

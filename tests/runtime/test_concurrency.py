@@ -1,0 +1,129 @@
+"""Calls of one session from several threads are in the kernels together, and one that ends early leaves nothing behind."""
+
+import os
+import subprocess
+import sys
+import threading
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bitplane.runtime import InferenceSession
+
+MODEL = Path(__file__).resolve().parents[1] / "fixtures" / "format-1" / "ternary2.onnx"
+LIMIT = 60
+"""Seconds after which a test that waits for another thread gives up; none of them waits when it passes."""
+
+
+@pytest.fixture
+def shared(graphs, monkeypatch):
+    """A session whose three threads divide every image, images, and their logits by a session of one thread."""
+    monkeypatch.setattr("bitplane.runtime.session.SHARED_IMAGE_WORK", 0)
+    builder = graphs.resnet(8, "Ternary", 2, 16, blocks=1)
+    data, images = builder.model().SerializeToString(), builder.images(1)
+    return InferenceSession(data, threads=3), images, InferenceSession(data).run(None, {"input": images})[0]
+
+
+def test_two_calls_are_in_the_kernels_at_the_same_time():
+    session, images = InferenceSession(MODEL), np.zeros((1, 3, 32, 32), np.uint8)
+    expected = session.run(None, {"input": images})[0]
+    both, run_plan = threading.Barrier(2), session._run_plan
+
+    def meet(*arguments):
+        both.wait(LIMIT)  # raises if the other call waits for this one to end
+        run_plan(*arguments)
+        both.wait(LIMIT)
+
+    session._run_plan = session._idle[0]._run_plan = meet
+    with ThreadPoolExecutor(2) as pool:
+        for found in pool.map(lambda x: session.run(None, {"input": x})[0], [images] * 2):
+            np.testing.assert_array_equal(found, expected)
+    assert len(session._idle) == 2
+
+
+def test_a_kernel_that_waits_lets_other_python_threads_run():
+    session = InferenceSession(MODEL, threads=2)
+    team, images, logits = session._idle[0], np.zeros((1, 3, 32, 32), np.uint8), np.zeros((1, 10), np.float32)
+    waiting = threading.Thread(target=team._call, args=(0, images, logits, 0, 1, 1, 2))  # part 1 of 2 spins for part 0
+    waiting.start()
+    team._call(0, images, logits, 0, 1, 0, 2)  # is never reached if the GIL is held there
+    waiting.join()
+    np.testing.assert_array_equal(logits, session.run(None, {"input": images})[0])
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_an_interrupted_call_ends_its_other_parts_and_the_next_call_is_right(shared, error):
+    session, images, expected = shared
+    session.run(None, {"input": images})
+    (team,) = session._idle
+    call = team._call
+
+    def interrupted(arena, x, logits, begin, end, part=0, parts=1):
+        if part == 0:
+            raise error
+        call(arena, x, logits, begin, end, part, parts)
+
+    team._call = interrupted
+    with pytest.raises(error):
+        session.run(None, {"input": images})
+    assert session._idle == []  # its memory is not used again
+    team._pool.shutdown()  # waits for the parts that had no one to meet at the barrier
+    np.testing.assert_array_equal(session.run(None, {"input": images})[0], expected)
+
+
+def test_a_thread_that_cannot_be_started_ends_the_call(shared):
+    session, images, expected = shared
+    (team,) = session._idle
+    with ThreadPoolExecutor(2) as pool:
+
+        class Exhausted:
+            submitted = 0
+
+            def submit(self, *arguments):
+                self.submitted += 1
+                if self.submitted == 2:
+                    raise RuntimeError("can't start new thread")
+                return pool.submit(*arguments)
+
+        team._pool = Exhausted()
+        team._process = os.getpid()
+        with pytest.raises(RuntimeError, match="can't start"):
+            session.run(None, {"input": images})
+    np.testing.assert_array_equal(session.run(None, {"input": images})[0], expected)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_starts_threads_of_its_own():
+    code = """
+import os, sys
+import numpy as np
+from bitplane.runtime import InferenceSession
+session, images = InferenceSession(sys.argv[1], threads=2), np.arange(4 * 3072, dtype=np.uint8).reshape(4, 3, 32, 32)
+expected = session.run(None, {"input": images})[0]
+child = os.fork()
+if child == 0:
+    os._exit(0 if np.array_equal(session.run(None, {"input": images})[0], expected) else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code, str(MODEL)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_call_allocates_nothing_but_its_logits():
+    session, images = InferenceSession(MODEL), np.zeros((16, 3, 32, 32), np.uint8)
+    session.run(None, {"input": images})
+    tracemalloc.start()
+    try:
+        session.run(None, {"input": images})
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        logits = session.run(None, {"input": images})[0]
+        peak = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    # Less than one row of one image: the objects of a Python call, and the logits.
+    assert peak - logits.nbytes < 4096
