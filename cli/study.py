@@ -65,18 +65,22 @@ def study(
         write_text(json, to_json(found))
 
 
-def report(study: Positional[Path], output: Annotated[Path, arg(aliases=["-o"])]) -> None:
+def report(study: Positional[Path], output: Annotated[Path, arg(aliases=["-o"])], refresh: tuple[Path, ...] = ()) -> None:
     """Write the report of a study's results again: OUTPUT/study.md, study.html and pictures.
 
     Args:
         study: a results file of `bitplane study` (study.json).
         output: folder to write to.
+        refresh: Markdown files whose tables between `<!-- study: GROUP -->` and `<!-- end -->` are generated anew.
     """
+    from bitplane.benchmarks.readme import refresh as refreshed
     from bitplane.benchmarks.results import read_study
 
     found = read_study(study)
     _make_folder(output)
     write_report(found, output)
+    for page in refresh:
+        write_text(page, refreshed(page.read_text(), found))
     print(f"{output / 'study.md'} and {output / 'study.html'} hold the report")
 
 

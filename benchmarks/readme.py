@@ -1,0 +1,82 @@
+"""Figures in Markdown files: tables between markers, generated from a study, so that no number is typed by hand.
+
+<!-- study: NAME OF A GROUP -->         every engine at the smallest thread count, fastest first
+<!-- layers: NAME OF A GROUP -->        a group of single layers
+<!-- networks: NAME OF A GROUP -->      bitplane's own files: bytes and accuracy
+...
+<!-- end -->
+"""
+
+import re
+
+from bitplane.benchmarks import statistics
+from bitplane.benchmarks.report import cells, conditions, group_front, heads
+from bitplane.benchmarks.results import Group, Row, Study, StudyError
+
+BLOCK = re.compile(r"(<!-- (study|layers|networks): (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def refresh(text: str, study: Study) -> str:
+    """The text with every block generated anew.
+
+    Raises:
+        StudyError: a block names a group that the study does not have.
+    """
+    groups = {g.name: g for g in study.groups}
+
+    def block(found: re.Match[str]) -> str:
+        if found[3] not in groups:
+            raise StudyError(f"no group of the study is called '{found[3]}'; there are {', '.join(groups)}")
+        make = {"study": _engines, "layers": _layers, "networks": _networks}[found[2]]
+        return found[1] + "\n".join(make(groups[found[3]])) + "\n" + found[4]
+
+    return BLOCK.sub(block, text)
+
+
+def _table(columns: list[str], rows: list[list[str]]) -> list[str]:
+    return ["", *("| " + " | ".join(r) + " |" for r in [columns]), "|" + "---|" * len(columns), *("| " + " | ".join(r) + " |" for r in rows), ""]  # fmt: skip
+
+
+def _engines(g: Group) -> list[str]:
+    least = min(r.threads for r in g.rows)
+    timed = [(r.stream.ms.value, r) for r in g.rows if r.threads == least and r.stream is not None]
+    rows = [r for _, r in sorted(timed, key=lambda t: t[0])]
+    names = {h: i for i, h in enumerate(heads(g))}
+    wanted = ["network", "engine", "ms", f"against {g.baseline}", "top-1", "file", "cold start ms", "peak MB"]
+    columns = [w for w in wanted if w in names]
+    best = {id(r) for r in group_front(g)}
+    body: list[list[str]] = []
+    for r in rows:
+        shown = cells(g, r)
+        line = [shown[names[c]] for c in columns]
+        line[0] = f"**{line[0]}**" if id(r) in best else line[0]
+        body.append(line)
+    m = g.machine
+    threads = "one thread" if least == 1 else f"{least} threads"
+    features = ", ".join(f for f in m.features if f in ("avx2", "avx512f", "avx512_vnni", "avx512_vpopcntdq", "asimddp"))
+    head = f"{g.date}, {m.cpu} ({features}), batch 1, {threads}. {conditions(g.conditions)}"
+    return ["", head, *_table(columns, body)]
+
+
+def _layers(g: Group) -> list[str]:
+    rows = [
+        [*cells(g, r)[:2], *cells(g, r)[3:5]] for r in g.rows if r.engine in ("bitplane", "bnn-lab") and r.gmacs is not None
+    ]
+    return _table([*heads(g)[:2], *heads(g)[3:5]], rows)
+
+
+def _networks(g: Group) -> list[str]:
+    least = min(r.threads for r in g.rows)
+    rows = [r for r in g.rows if r.threads == least and r.engine == "bitplane"]
+    return _table(
+        ["file", "weights", "activations", "bytes", "top-1", "ms"],
+        [[f"`{r.file}`", r.weights, f"{r.activations} bits", f"{r.bytes:,}", _top1(r), _ms(r)] for r in rows],
+    )
+
+
+def _top1(r: Row) -> str:
+    return "" if r.top1 is None else f"{100 * r.top1:.2f} %"
+
+
+def _ms(r: Row) -> str:
+    return "" if r.stream is None else statistics.text(r.stream.ms)
