@@ -34,7 +34,8 @@ def refresh(text: str, study: Study) -> str:
 
 
 def _table(columns: list[str], rows: list[list[str]]) -> list[str]:
-    return ["", *("| " + " | ".join(r) + " |" for r in [columns]), "|" + "---|" * len(columns), *("| " + " | ".join(r) + " |" for r in rows), ""]  # fmt: skip
+    lines = ["| " + " | ".join(r) + " |" for r in [columns, *rows]]
+    return ["", lines[0], "|" + "---|" * len(columns), *lines[1:], ""]
 
 
 def _engines(g: Group) -> list[str]:
