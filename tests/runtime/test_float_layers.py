@@ -128,3 +128,13 @@ def test_float_images_that_are_not_finite_are_refused(graphs, value):
         session.run(None, {"input": images})
     with pytest.raises(InputError, match="is uint8, expected float32"):
         session.run(None, {"input": images.astype(np.uint8) if np.isfinite(value) else np.zeros((1, 3, 6, 6), np.uint8)})
+
+
+def test_float_images_at_an_odd_address_give_the_same_bits(graphs):
+    b = graphs.Builder(7, 3, 6, 6)
+    b.floats = True
+    b.classifier(b.float_conv("input", 16, (1, 1)))
+    session, images = InferenceSession(b.model().SerializeToString()), b.images(2)
+    odd = np.frombuffer(b"\1" + images.tobytes(), np.uint8)[1:].view(np.float32).reshape(images.shape)
+    assert not odd.flags.aligned
+    np.testing.assert_array_equal(session.run(None, {"input": odd})[0], session.run(None, {"input": images})[0])
