@@ -200,7 +200,9 @@ def _measure(g: GroupPlan, how: Measure, images: Images, contestants: list[Conte
     if not g.layers:
         rows = _with_starts(_with_offline(rows, g, how, able, counts[-1]), able, how.starts)
     assert conditions is not None
-    method = {"rounds": how.rounds, "seconds": how.seconds, "starts": how.starts, "batch": how.batch}
+    method = {
+        k: float(v) for k, v in (("rounds", how.rounds), ("seconds", how.seconds), ("starts", how.starts), ("batch", how.batch))
+    }
     date = datetime.now(UTC).date().isoformat()
     return Group(g.name, date, images.name, g.base(), describe_machine(), conditions, method, rows)
 
