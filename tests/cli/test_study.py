@@ -70,14 +70,14 @@ def test_durations_are_read(text, ms):
 
 def test_report_writes_the_pages_again_and_refreshes_tables(results, tmp_path, capsys):
     page = tmp_path / "page.md"
-    page.write_text("Before.\n<!-- study: A group -->\nold\n<!-- end -->\nAfter.\n")
+    page.write_text("Before.\n<!-- study: A group -->\nSTALE\n<!-- end -->\nAfter.\n")
     out = tmp_path / "out"
     assert main(["report", str(results), "-o", str(out), "--refresh", str(page)]) == 0
     assert {p.name for p in out.iterdir()} == {"study.json", "study.md", "study.html", "a-group.png"}
     assert (out / "study.json").read_text() == results.read_text()
     assert (out / "a-group.png").read_bytes().startswith(b"\x89PNG")
     text = page.read_text()
-    assert "old" not in text
+    assert "STALE" not in text
     assert "| **resnet20 binary** | bitplane | 0.100 |" in text
     assert text.startswith("Before.\n<!-- study: A group -->\n")
     assert text.endswith("<!-- end -->\nAfter.\n")
