@@ -15,10 +15,11 @@ def warmup(json: Path | None = None) -> None:
     from bitplane.runtime import machine_code
     from bitplane.runtime.kernels.target import cpu_name
 
-    found = machine_code.origin()
-    if found.problem:
-        raise UsageError(f"{found.problem}; kernels cannot be kept, set BITPLANE_CACHE_DIR to a folder of your own")
-    assert found.file is not None
+    problem = machine_code.keep_problem()
+    found = None if problem else machine_code.origin()
+    if found is None or found.file is None:
+        problem = problem or (found.problem if found else "")
+        raise UsageError(f"{problem}; kernels cannot be kept, set BITPLANE_CACHE_DIR to a folder of your own")
     done = "compiled" if found.compiled else "already there, loaded"
     print(f"kernels for {cpu_name()}: {done} in {found.seconds:.2f} s; {found.file} ({found.file.stat().st_size} bytes)")
     write_json(json, asdict(found) | {"file": str(found.file)})

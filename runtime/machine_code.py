@@ -5,7 +5,8 @@
 Loading needs llvmlite but not numba, so a process that finds the file starts in a fraction of the time and memory. The key is
 a hash of everything that the code depends on: kernel sources, versions, processor. What the folder holds is executed, so it is
 used only if it belongs to this user and nobody else can write to it. A file is written whole and renamed; a lock makes
-processes that start together compile once. Without a usable folder the kernels are compiled in memory, with a warning.
+processes that start together compile once. A folder that can only be read is read; without a usable one the kernels are
+compiled in memory, with a warning.
 """
 
 import ctypes
@@ -17,7 +18,8 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -64,10 +66,16 @@ _lock = threading.Lock()
 
 
 def cache_folder() -> Path:
-    """Where machine code is kept: BITPLANE_CACHE_DIR, or `bitplane` in the user's cache folder."""
-    given = os.environ.get("BITPLANE_CACHE_DIR")
-    if given:
-        return Path(given)
+    """Where machine code is kept: BITPLANE_CACHE_DIR, or `bitplane` in NUMBA_CACHE_DIR or in the user's cache folder."""
+    if given := os.environ.get("BITPLANE_CACHE_DIR"):
+        return Path(given).absolute()
+    if given := os.environ.get("NUMBA_CACHE_DIR"):
+        return Path(given).absolute() / "bitplane"
+    return user_cache()
+
+
+def user_cache() -> Path:
+    """`bitplane` in the user's cache folder; not an absolute path if the user has no home."""
     from platformdirs import user_cache_path
 
     return user_cache_path("bitplane", appauthor=False)
@@ -106,41 +114,71 @@ def origin() -> Origin:
 
 def _find_or_compile() -> tuple[str, bytes, Path | None, bool, str]:
     folder = cache_folder()
-    file = folder / f"kernels-{key()}.bin"
-    problem = folder_problem(folder)
+    file, problem = _file(folder), folder_problem(folder)
     if not problem and (found := _read(file)) is not None:
         return *found, file, False, ""
-    if problem:
-        warnings.warn(
-            f"bitplane: {problem}; kernels are compiled anew in every process (BITPLANE_CACHE_DIR names another folder)",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+    if problem := problem or _write_problem(folder):
+        text = f"{problem}; kernels are compiled anew in every process (BITPLANE_CACHE_DIR names another folder)"
+        warnings.warn_explicit(text, RuntimeWarning, "bitplane", 1)  # one line: there is no source line to show
         return *compile_kernels(), None, True, problem
-    from filelock import FileLock
-
-    with FileLock(f"{file}.lock", mode=0o600):
+    with _locked(file):
         if (found := _read(file)) is not None:
             return *found, file, False, ""
         symbol, code = compile_kernels()
-        _write(file, symbol, code)
-        return symbol, code, file, True, ""
+        problem = _write(file, symbol, code)
+        return symbol, code, None if problem else file, True, problem
+
+
+def _file(folder: Path) -> Path:
+    return folder / f"kernels-{key()}.bin"
+
+
+def keep_problem() -> str:
+    """Why machine code can neither be found nor kept; "" if it can."""
+    folder = cache_folder()
+    return folder_problem(folder) or ("" if _read(_file(folder)) is not None else _write_problem(folder))
 
 
 def folder_problem(folder: Path) -> str:
-    """Why machine code cannot be kept in a folder, which is made if it is not there; "" if it can."""
+    """Why machine code in a folder, which is made if it is not there, cannot be trusted; "" if it can."""
+    if not folder.is_absolute():
+        return "this user has no home folder"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.stat()
-        if hasattr(os, "geteuid"):
-            if found.st_uid != os.geteuid():
-                return f"{folder} belongs to another user"
-            if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-                return f"{folder} can be written by others (chmod go-w {folder})"
+    except OSError as e:
+        return f"{folder} cannot be made ({e.strerror})"
+    if hasattr(os, "geteuid"):
+        if found.st_uid != os.geteuid():
+            return f"{folder} belongs to another user"
+        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            return f"{folder} can be written by others (chmod go-w {folder})"
+    return ""
+
+
+def _write_problem(folder: Path) -> str:
+    try:
         with tempfile.TemporaryFile(dir=folder):
             return ""
     except OSError as e:
         return f"{folder} cannot be written ({e.strerror})"
+
+
+@contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    """Hold the lock of a file; where the file system has no locks, go on without: the worst is compiling twice."""
+    from filelock import FileLock
+
+    lock = FileLock(f"{file}.lock", mode=0o600)
+    try:
+        lock.acquire()
+    except (OSError, NotImplementedError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _read(file: Path) -> tuple[str, bytes] | None:
@@ -161,18 +199,23 @@ def _read(file: Path) -> tuple[str, bytes] | None:
     return symbol.decode(), code
 
 
-def _write(file: Path, symbol: str, code: bytes) -> None:
+def _write(file: Path, symbol: str, code: bytes) -> str:
+    """Why the file could not be written, such as a full disk: then the next process compiles again; "" if it was."""
     rest = symbol.encode() + b"\n" + code
     content = MAGIC + hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest
-    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")  # mode 0600
+    temporary = None
     try:
+        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")  # mode 0600
         with os.fdopen(handle, "wb") as f:
             f.write(content)
             f.flush()
             os.fsync(f.fileno())
         os.replace(temporary, file)
-    except OSError:
-        Path(temporary).unlink(missing_ok=True)  # a full disk: the next process compiles again
+    except OSError as e:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        return f"{file} cannot be written ({e.strerror})"
+    return ""
 
 
 def compile_kernels() -> tuple[str, bytes]:

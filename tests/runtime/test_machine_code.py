@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import platformdirs
 import pytest
 
 from bitplane.runtime import machine_code
@@ -110,7 +111,7 @@ def test_a_link_in_place_of_the_file_is_not_followed(fresh, tmp_path):
 def test_without_a_usable_folder_kernels_are_compiled_in_memory(fresh, monkeypatch, tmp_path, what):
     (tmp_path / "taken").write_text("")
     monkeypatch.setenv("BITPLANE_CACHE_DIR", str(tmp_path / "taken" / ("" if what == "a file" else "below")))
-    with pytest.warns(RuntimeWarning, match="cannot be written") as caught:
+    with pytest.warns(RuntimeWarning, match="cannot be made") as caught:
         symbol, code, file, compiled, problem = machine_code._find_or_compile()
     assert (file, compiled) == (None, True)
     assert problem
@@ -121,6 +122,99 @@ def test_without_a_usable_folder_kernels_are_compiled_in_memory(fresh, monkeypat
     run_plan(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0)
 
 
+@pytest.fixture
+def read_only(monkeypatch):
+    """File systems on which no file can be made (also for root, whom modes do not stop)."""
+
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("tempfile.mkstemp", refuse)
+
+
+def test_a_folder_that_cannot_be_written_is_read_without_a_word(fresh, request):
+    folder, calls = fresh
+    file = machine_code._find_or_compile()[2]
+    request.getfixturevalue("read_only")
+    assert machine_code._find_or_compile()[2:] == (file, False, "")  # warnings are errors
+    file.unlink()
+    with pytest.warns(RuntimeWarning, match="cannot be written") as caught:
+        found = machine_code._find_or_compile()
+    assert found[2:] == (None, True, f"{folder} cannot be written (Read-only file system)")
+    assert len(caught) == 1
+    assert len(calls) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="owners are POSIX's")
+def test_a_folder_of_another_user_is_not_used(fresh, monkeypatch):
+    _, calls = fresh
+    machine_code._find_or_compile()
+    user = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: user + 1)
+    with pytest.warns(RuntimeWarning, match="belongs to another user"):
+        assert machine_code._find_or_compile()[2:4] == (None, True)
+    assert len(calls) == 2
+
+
+def test_the_folder_is_the_users_or_numbas_or_the_one_that_is_named(monkeypatch, tmp_path):
+    for name in ("BITPLANE_CACHE_DIR", "NUMBA_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    assert machine_code.cache_folder() == platformdirs.user_cache_path("bitplane", appauthor=False)
+    assert ROOT not in machine_code.cache_folder().parents  # not beside the package
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "n"))
+    assert machine_code.cache_folder() == tmp_path / "n" / "bitplane"
+    monkeypatch.setenv("BITPLANE_CACHE_DIR", "b")
+    monkeypatch.chdir(tmp_path)
+    assert machine_code.cache_folder() == tmp_path / "b"
+
+
+def test_a_user_without_a_home_gets_no_folder_in_the_working_one(fresh, monkeypatch, tmp_path):
+    for name in ("BITPLANE_CACHE_DIR", "NUMBA_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("bitplane.runtime.machine_code.user_cache", lambda: Path("~/.cache/bitplane"))
+    with pytest.warns(RuntimeWarning, match="no home folder"):
+        assert machine_code._find_or_compile()[2:4] == (None, True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_system_without_locks_is_written_all_the_same(fresh, monkeypatch):
+    _, calls = fresh
+
+    def acquire(self):
+        raise NotImplementedError("FileSystem does not appear to support flock")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", acquire)
+    assert machine_code._find_or_compile()[3:] == (True, "")
+    assert machine_code._find_or_compile()[3:] == (False, "")
+    assert len(calls) == 1
+
+
+def test_no_model_compiles_anything(graphs, tmp_path):
+    machine_code.load()  # the file is there from now on
+    files = [*ROOT.glob("tests/fixtures/*/*.onnx")]
+    for kind in ("Binary", "Ternary", "Quaternary"):
+        for bits in (1, 2, 4, 8):
+            builder = graphs.resnet(4, kind, bits, 64, (64, 128), 1, "B", 7, pool=True)
+            files.append(tmp_path / f"{kind}{bits}.onnx")
+            files[-1].write_bytes(builder.model().SerializeToString())
+    code = """
+import sys
+sys.modules["numba"] = None  # importing it is an error from here on
+import numpy as np
+from bitplane.runtime import InferenceSession
+for path in sys.argv[1:]:
+    for threads in (1, 2):
+        session = InferenceSession(path, threads=threads)
+        (given,) = session.get_inputs()
+        dtype = np.uint8 if given.type == "tensor(uint8)" else np.float32
+        session.run(None, {"input": np.ones((3, *given.shape[1:]), dtype)})
+"""
+    done = subprocess.run([sys.executable, "-c", code, *map(str, files)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_full_disk_leaves_no_half_file(fresh, monkeypatch):
     folder, _ = fresh
 
@@ -128,7 +222,9 @@ def test_a_full_disk_leaves_no_half_file(fresh, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", no_space)
-    assert machine_code._find_or_compile()[3] is True
+    _, _, file, compiled, problem = machine_code._find_or_compile()
+    assert (file, compiled) == (None, True)
+    assert "No space left" in problem
     assert [p.name for p in folder.iterdir() if not p.name.endswith(".lock")] == []
 
 
