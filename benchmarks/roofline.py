@@ -1,7 +1,11 @@
 """How near the popcount kernels come to the machine: each layer beside a register-only loop of the same instructions."""
 
+import json
 import re
+import time
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -10,6 +14,7 @@ from bitplane.benchmarks.measure import interleaved
 from bitplane.runtime import InferenceSession, SessionOptions
 from bitplane.runtime.kernels.limit import register_loop
 from bitplane.runtime.layer import make_layer
+from bitplane.runtime.profile import StepTime
 
 SHAPES = ((64, 56), (128, 28), (256, 14), (512, 7), (16, 32), (32, 16), (64, 8))
 ROUNDS = 20_000
@@ -44,30 +49,61 @@ def measure_kernels(rounds: int = 30) -> list[dict[str, Any]]:
     return rows
 
 
-def profile(file: Path, runs: int = 200) -> tuple[list[dict[str, Any]], str]:
+@dataclass(frozen=True)
+class NetworkProfile:
+    """Where the time of a network goes.
+
+    Attributes:
+        rows: one object a step: "name", "kernel", "us" (median), "share" of all steps, "multiply_adds", "gmacs" (giga
+            multiply-adds a second), and for popcount layers "of_limit".
+        trace: the Chrome trace, JSON.
+        call_us: median of a whole call in microseconds, timed in turns with the steps.
+    """
+
+    rows: list[dict[str, Any]]
+    trace: str
+    call_us: float
+
+
+def profile(file: Path, runs: int = 200) -> NetworkProfile:
     """Time every step of a network, batch 1, one thread, and put popcount layers beside the register loop of this run.
 
     Args:
-        file: a packed file that takes pixels.
-        runs: images (random); the first tenth warms up.
-
-    Returns:
-        One object a step: "name", "kernel", "us", "share" of all steps, "gmacs", and for popcount layers "of_limit"; and the
-        name of the Chrome trace, in the working folder.
+        file: a packed file.
+        runs: images (random); a tenth more warm up.
     """
-    options = SessionOptions()
-    options.enable_profiling, options.profile_file_prefix = True, file.stem
-    session = InferenceSession(file, options)
-    shape = session.get_inputs()[0].shape[1:]
-    images = np.random.default_rng(0).integers(0, 256, (runs, *shape), dtype=np.uint8)  # type: ignore[arg-type]
-    InferenceSession(file, threads=1).run(None, {"input": images[: runs // 10]})
-    session.run(None, {"input": images})
-    steps = session.profiled()
+    plain = InferenceSession(file, threads=1)
+    (given,) = plain.get_inputs()
+    shape, rng = given.shape[1:], np.random.default_rng(0)
+    image = rng.integers(0, 256, (1, *shape), dtype=np.uint8)  # type: ignore[arg-type]
+    feed = {"input": image if given.type == "tensor(uint8)" else rng.normal(size=image.shape).astype(np.float32)}
+    with TemporaryDirectory(prefix="bitplane-profile-") as folder:
+        session = InferenceSession(file, SessionOptions(enable_profiling=True, profile_file_prefix=f"{folder}/p"))
+        for _ in range(runs // 10):
+            plain.run(None, feed)
+        calls = []
+        for _ in range(runs):
+            start = time.perf_counter()
+            plain.run(None, feed)
+            calls.append(time.perf_counter() - start)
+            session.run(None, feed)
+        steps = session.profiled()
+        trace = json.loads(Path(session.end_profiling()).read_text())
+    rows = _beside_limit(steps)
+    shares = {r["name"]: round(r["of_limit"], 3) for r in rows if "of_limit" in r}
+    for event in trace["traceEvents"]:
+        if event["name"] in shares:
+            event["args"]["median_of_register_loop"] = shares[event["name"]]
+    return NetworkProfile(rows, json.dumps(trace), float(np.median(calls)) * 1e6)
+
+
+def _beside_limit(steps: list[StepTime]) -> list[dict[str, Any]]:
     whole = sum(s.us for s in steps)
     limits: dict[tuple[str, int], float] = {}
     rows: list[dict[str, Any]] = []
     for s in steps:
-        row = {"name": s.name, "kernel": s.kernel, "us": s.us, "share": s.us / whole, "gmacs": s.gmacs}
+        row: dict[str, Any] = {"name": s.name, "kernel": s.kernel, "us": s.us, "share": s.us / whole}
+        row |= {"multiply_adds": s.multiply_adds, "gmacs": s.gmacs}
         found = re.match(r"popcount (binary|ternary|quaternary) x(\d)b, (\d+)-bit", s.kernel)
         if found:
             kind, lane = "ternary" if found[1] == "ternary" else "binary", int(found[3])
@@ -76,7 +112,7 @@ def profile(file: Path, runs: int = 200) -> tuple[list[dict[str, Any]], str]:
                 limits[kind, lane] = _limit(kind, lane)
             row["of_limit"] = s.gmacs * products / limits[kind, lane]
         rows.append(row)
-    return rows, session.end_profiling()
+    return rows
 
 
 def _limit(kind: str, lane: int) -> float:

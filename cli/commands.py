@@ -266,23 +266,26 @@ def bench(
 def _profile(model: Path, trace: Path, json: Path | None) -> None:
     from bitplane.benchmarks.roofline import profile
 
-    rows, written = profile(model)
-    write_text(trace, Path(written).read_text())
-    Path(written).unlink()
+    found = profile(model)
+    write_text(trace, found.trace)
     lines = [
         (
             r["name"],
             f"{r['us']:.2f}",
             f"{100 * r['share']:.1f} %",
+            f"{r['multiply_adds'] / 1e6:.2f}" if r["multiply_adds"] else "",
             f"{r['gmacs']:.0f}" if r["gmacs"] else "",
             f"{100 * r['of_limit']:.0f} %" if "of_limit" in r else "",
             r["kernel"],
         )
-        for r in rows
+        for r in found.rows
     ]
-    print(table(("step", "us", "share", "G mul-adds/s", "of the register loop", "kernel"), lines, right={1, 2, 3, 4}))
-    print(f"{sum(r['us'] for r in rows):.1f} us in all steps; {trace} opens in chrome://tracing and Perfetto")
-    write_json(json, rows)
+    heads = ("step", "us", "share", "M mul-adds", "G mul-adds/s", "of the register loop", "kernel")
+    print(table(heads, lines, right={1, 2, 3, 4, 5}))
+    steps = sum(r["us"] for r in found.rows)
+    print(f"{steps:.1f} us in all steps, {found.call_us:.1f} us in a whole call from Python")
+    print(f"{trace} opens in chrome://tracing and Perfetto")
+    write_json(json, {"steps": found.rows, "steps_us": steps, "call_us": found.call_us})
 
 
 def demo(output: Path | None = None, epochs: int = 30, json: Path | None = None) -> None:

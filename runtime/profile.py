@@ -5,6 +5,8 @@ includes one call from Python, which is measured on a step that does nothing and
 """
 
 import json
+import os
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,11 +43,12 @@ class StepTime:
 
 @dataclass(frozen=True)
 class Event:
-    """One run of one step: its index, its start and its length, in nanoseconds of `time.perf_counter_ns`."""
+    """One run of one step: its index, its start and its length, in nanoseconds of `time.perf_counter_ns`, and its thread."""
 
     step: int
     start: int
     length: int
+    thread: int
 
 
 def run_steps(
@@ -67,13 +70,13 @@ def run_steps(
     clock = time.perf_counter_ns
     row = plan.table.strides[0]
     table, constants, memory = plan.table.ctypes.data, plan.constants.ctypes.data, arena.ctypes.data
-    empty = _empty_call(run_plan)
+    empty, thread = _empty_call(run_plan), threading.get_native_id()
     for image, out in zip(images, logits, strict=True):
         address, result = image.ctypes.data, out.ctypes.data
         for step in range(len(plan.table)):
             start = clock()
             run_plan(table + step * row, 1, memory, constants, address, 0, result, 0, 1, 1, 0)
-            events.append(Event(step, start, max(0, clock() - start - empty)))
+            events.append(Event(step, start, max(0, clock() - start - empty), thread))
     return events
 
 
@@ -107,14 +110,14 @@ def summarize(plan: Plan, events: Sequence[Event], multiply_adds: dict[str, int]
 
 def chrome_trace(plan: Plan, events: Sequence[Event], steps: Sequence[StepTime], model: str) -> str:
     """The events as JSON in the Trace Event Format: complete events ("ph": "X"), microseconds."""
-    first = events[0].start if events else 0
+    first = min((e.start for e in events), default=0)
     out = [
         {
             "name": steps[e.step].name,
             "cat": "Node",
             "ph": "X",
-            "pid": 0,
-            "tid": 0,
+            "pid": os.getpid(),
+            "tid": e.thread,
             "ts": (e.start - first) / 1e3,
             "dur": e.length / 1e3,
             "args": {
@@ -123,6 +126,6 @@ def chrome_trace(plan: Plan, events: Sequence[Event], steps: Sequence[StepTime],
                 "gmacs": round(steps[e.step].multiply_adds / e.length, 2) if e.length else 0.0,
             },
         }
-        for e in events
+        for e in sorted(events, key=lambda e: e.start)
     ]
     return json.dumps({"traceEvents": out, "displayTimeUnit": "ms", "otherData": {"model": model}})

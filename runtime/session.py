@@ -122,14 +122,15 @@ class InferenceSession:
             raise InputError(f"outputs {output_names!r} were asked for, the model has ['{fmt.OUTPUT_NAME}']")
         images = self._check(input_feed)
         logits = np.empty((images.shape[0], self._classes), np.float32)
-        if self._events is not None:
-            self._events += run_steps(self._run_plan, self._plan, self._plan.arena.create(), images, logits)
-            return [logits]
         try:
             team = self._idle.pop()
         except IndexError:
             team = Team(self._run_plan, self._plan, self._threads)
-        team.run(images, logits, self._share_image)
+        events = self._events
+        if events is None:
+            team.run(images, logits, self._share_image)
+        else:
+            events.extend(run_steps(self._run_plan, self._plan, team.memory, images, logits))
         self._idle.append(team)  # not after an exception: parts of the call may still run
         return [logits]
 

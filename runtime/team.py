@@ -42,6 +42,11 @@ class Team:
         self._pool: ThreadPoolExecutor | None = None
         self._process = 0  # that the pool's threads run in
 
+    @property
+    def memory(self) -> NDArray[np.uint8]:
+        """The arena of this thread."""
+        return self._arenas[0]
+
     def run(self, images: NDArray[Any], logits: NDArray[np.float32], share_image: bool) -> None:
         """Compute logits [N, classes] of images [N, C, H, W], both C-contiguous.
 
