@@ -127,6 +127,9 @@ class _Parser(NodeReader):
             raise self.fail(f"has {count} nodes, constants, functions or metadata, at most {MAX_NODES} are read")
         if len(self.initializers) != len(graph.initializer):
             raise self.fail("two initializers have one name")
+        names = [node.name for node in graph.node if node.name]
+        if len(set(names)) != len(names):
+            raise self.fail("two nodes have one name")
         if graph.sparse_initializer or proto.training_info:
             raise self.fail("holds sparse initializers or training information")
         for tensor in graph.initializer:

@@ -145,6 +145,10 @@ def opset(*domains):
     return change
 
 
+def one_name(model, _):
+    model.graph.node[2].name = model.graph.node[1].name
+
+
 def overload(model, _):
     next(n for n in model.graph.node if n.op_type == "Quantize").overload = "other"
 
@@ -261,6 +265,7 @@ ATTACKS = {
     "a version of 100,000 digits": (huge_version, "is unknown"),
     "another version of ONNX's operators": (opset(("", 13), ("bitplane", 1)), "has ONNX operator sets [13], expected [18]"),
     "two versions of ONNX's operators": (opset(("", 18), ("ai.onnx", 13), ("bitplane", 1)), "sets [18, 13], expected [18]"),
+    "two nodes of one name": (one_name, "two nodes have one name"),
     "an overload": (overload, "asks for overload 'other'"),
     "an attribute that comes twice": (attribute_twice, "an attribute comes twice"),
     "an attribute of a function's": (attribute_of_a_function, "an attribute comes twice, or refers to one of a function"),
