@@ -117,7 +117,7 @@ def _emit_row(b: Any, source_kind: int, quant_kind: int, a: RowArguments) -> Non
             x = pixel.index
             value = _emit_value(b, source_kind, b.add(first, b.mul(x, a.source_pixel)), *constants)
             value = b.fadd(value, v.load(b, b.add(b.add(a.residual, at), b.mul(x, a.residual_pixel)), F32X16, 4))
-            value = b.select(b.fcmp_ordered(">", value, lowest), value, lowest)
+            value = b.select(b.fcmp_ordered(">", lowest, value), lowest, value)  # in this order a NaN stays one
             with b.if_then(keep):
                 v.store(b, value, b.add(b.add(a.features, at), b.mul(x, a.features_pixel)), 4)
             size = 16 if quant_kind == f.QUANT_BYTES else 2  # bytes of 16 codes in one plane

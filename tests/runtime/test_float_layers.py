@@ -138,3 +138,14 @@ def test_float_images_at_an_odd_address_give_the_same_bits(graphs):
     odd = np.frombuffer(b"\1" + images.tobytes(), np.uint8)[1:].view(np.float32).reshape(images.shape)
     assert not odd.flags.aligned
     np.testing.assert_array_equal(session.run(None, {"input": odd})[0], session.run(None, {"input": images})[0])
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_a_network_that_overflows_says_so_as_onnxruntime_does(graphs, relu):
+    b = graphs.Builder(8, 3, 6, 6)
+    x = b.float_conv(b.bipolar(b.normalize(), np.float32(3.4e38)), 16, (3, 3))
+    y = b.float_conv(b.op("Add", x, b.float_conv(x, 16, (1, 1))), 16, (1, 1))
+    b.classifier(b.op("Relu", y) if relu else y)
+    data, images = b.model().SerializeToString(), b.images(1)
+    assert np.isnan(onnxruntime.InferenceSession(data).run(None, {"input": images})[0]).all()
+    assert np.isnan(InferenceSession(data).run(None, {"input": images})[0]).all()
