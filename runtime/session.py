@@ -188,7 +188,7 @@ class InferenceSession:
             )
         if not value.flags.c_contiguous and value.nbytes > memory_limit():
             raise MemoryError  # a view of little memory would become a copy of more than there is
-        value = np.require(value, requirements="CA")  # a copy where it is not contiguous, or its float32 not aligned
+        value = np.require(value, requirements=["C", "A"])  # a copy where it is not contiguous, or its float32 not aligned
         if self._floats and not np.isfinite(value).all():
             raise InputError(f"input '{fmt.INPUT_NAME}' contains NaN or infinity, expected finite values")
         return value
