@@ -157,6 +157,8 @@ def inspect(model: Positional[Path], json: Path | None = None) -> None:
         model: a packed file.
         json: write it to this file.
     """
+    from bitplane.runtime import model_cost
+
     session = _session(model, "bitplane")
     meta, layers = dict(session.get_modelmeta().custom_metadata_map), session.layers()
     for key, value in sorted(meta.items()):
@@ -166,6 +168,11 @@ def inspect(model: Positional[Path], json: Path | None = None) -> None:
         "popcount, dot: thousands of vector instructions that either product would take here (runtime/cost.py); the plan takes"
     )
     print("the one that is cheaper for all layers that read a tensor.")
+    cost = model_cost(model)
+    print(
+        f"one image on {cost.cpu}: {cost.multiply_adds / 1e6:.2f} M multiply-adds, {cost.bytes_moved / 1e6:.3f} MB moved, "
+        f"{cost.instructions / 1e6:.3f} M instructions, as runtime/totals.py models them"
+    )
     size = model.stat().st_size
     plain = sum(layer.float_bytes for layer in layers)
     print(f"file: {size} bytes, {plain / size:.1f}x smaller than its float32 weights")
@@ -177,6 +184,7 @@ def inspect(model: Positional[Path], json: Path | None = None) -> None:
         "layers": [asdict(layer) for layer in layers],
         "file_bytes": size,
         "kernels": session.kernels(),
+        "cost": asdict(cost),
     }
     write_json(json, document)
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 from bitplane.runtime import format as fmt
 from bitplane.runtime.arena import CodesLayout
-from bitplane.runtime.kernels.shapes import TILES, Kind, Tile
-from bitplane.runtime.kernels.target import HAS_AVX2, HAS_AVX512, HAS_POPCOUNT, IS_ARM
+from bitplane.runtime.kernels.shapes import Kind, Tile, tiles_for
+from bitplane.runtime.kernels.target import MACHINE, Cpu
 from bitplane.runtime.model import Conv
 from bitplane.runtime.packing import BLOCK, pad_channels
 
@@ -41,7 +41,7 @@ class Estimate:
     dot: float | None
 
 
-def codes_cost(conv: Conv, layout: CodesLayout, height: int, width: int) -> float:
+def codes_cost(conv: Conv, layout: CodesLayout, height: int, width: int, cpu: Cpu = MACHINE) -> float:
     """Estimated vector instructions of a convolution on codes in a layout.
 
     Args:
@@ -49,17 +49,18 @@ def codes_cost(conv: Conv, layout: CodesLayout, height: int, width: int) -> floa
         layout: of what it reads: bytes, or planes of words.
         height: output rows.
         width: output pixels of a row.
+        cpu: the processor.
     """
     o, kh, kw, _ = conv.weight_shape
     rows = pad_channels(o)
     if layout.bits == 8:
-        _, work = cheapest_tile("dot", 32, rows, width, 0)
+        _, work = cheapest_tile("dot", 32, rows, width, 0, cpu=cpu)
         return work * height * kh * kw * (layout.pixel // 4)
     quaternary = conv.op == fmt.QUATERNARY_CONV
     words = kw * layout.words
     taps = kh if kh == kw == words and conv.strides[1] == 1 else 0
     rows, block = (2 * rows, 2 * BLOCK) if quaternary else (rows, BLOCK)
-    _, work = cheapest_tile(KINDS[conv.op], layout.bits, rows, width, taps, block)
+    _, work = cheapest_tile(KINDS[conv.op], layout.bits, rows, width, taps, block, cpu)
     return work * height * kh * words * layout.planes
 
 
@@ -68,7 +69,9 @@ def prefer_dot(popcount: float, dot: float, bits: int) -> bool:
     return bits > 1 and dot < popcount
 
 
-def cheapest_tile(kind: Kind, bits: int, rows: int, width: int, taps: int, block: int = BLOCK) -> tuple[int, float]:
+def cheapest_tile(
+    kind: Kind, bits: int, rows: int, width: int, taps: int, block: int = BLOCK, cpu: Cpu = MACHINE
+) -> tuple[int, float]:
     """Index of the tile with the least estimated work for one output row and word, and that work.
 
     Args:
@@ -78,35 +81,33 @@ def cheapest_tile(kind: Kind, bits: int, rows: int, width: int, taps: int, block
         width: output pixels of a row.
         taps: kernel size where the kernel is square, one word a tap and of stride 1; otherwise 0.
         block: rows that must lie in one group.
+        cpu: the processor.
     """
     best, least = -1, float("inf")
-    for index, tile in enumerate(TILES):
+    for index, tile in enumerate(tiles_for(cpu)):
         if (tile.kind, tile.bits) != (kind, bits) or rows % tile.group or tile.group % block:
             continue
         if tile.pixels > width or tile.taps not in (0, taps):
             continue
-        work = -(-width // tile.pixels) * (rows // tile.group) * _word_cost(tile)
+        work = -(-width // tile.pixels) * (rows // tile.group) * word_cost(tile, cpu)
         if work < least:
             best, least = index, work
     return best, least
 
 
-def _word_cost(tile: Tile) -> float:
+def word_cost(tile: Tile, cpu: Cpu = MACHINE) -> float:
     """Estimated vector instructions of a tile for one word of every pixel."""
-    if HAS_POPCOUNT if tile.kind in ("binary", "ternary") else HAS_AVX512:
+    if cpu.popcount if tile.kind in ("binary", "ternary") else cpu.avx512:
         vectors = tile.vectors * (1 if tile.lanes * tile.bits > 256 else 0.7)
         return tile.pixels * (1.5 * vectors + 0.5) + tile.planes * vectors * 0.5 + (1 if tile.taps else 2.5)
     vectors = tile.group * tile.bits / 256
-    return tile.pixels * (_INSTRUCTIONS[tile.kind] * vectors + 1) + (0 if tile.taps else 4)
+    return tile.pixels * (_instructions(cpu)[tile.kind] * vectors + 1) + (0 if tile.taps else 4)
 
 
-def _instructions() -> dict[Kind, int]:
+def _instructions(cpu: Cpu) -> dict[Kind, int]:
     """Instructions for a vector of weights and an activation, where no AVX-512 does them in fewer."""
-    if HAS_AVX2:
+    if cpu.avx2:
         return {"binary": 8, "ternary": 9, "dot": 3, "float": 2}
-    if IS_ARM:  # `cnt` counts bytes
+    if cpu.arm:  # `cnt` counts bytes
         return {"binary": 3, "ternary": 4, "dot": 24, "float": 2}
     return {"binary": 14, "ternary": 15, "dot": 24, "float": 2}
-
-
-_INSTRUCTIONS = _instructions()

@@ -10,7 +10,8 @@ from bitplane.runtime.arena import Arena, CodesLayout, Constants, FeaturesLayout
 from bitplane.runtime.cost import KINDS, Estimate, cheapest_tile, codes_cost, prefer_dot
 from bitplane.runtime.errors import ModelError
 from bitplane.runtime.kernels import fields as f
-from bitplane.runtime.kernels.shapes import TILES
+from bitplane.runtime.kernels.shapes import tiles_for
+from bitplane.runtime.kernels.target import MACHINE, Cpu
 from bitplane.runtime.lower import Step, lower
 from bitplane.runtime.memory import memory_limit
 from bitplane.runtime.model import (
@@ -70,7 +71,14 @@ class Plan:
     estimates: dict[str, Estimate]
 
 
-def make_plan(model: Model, threads: int = 1, merge: bool = True, reuse: bool = True, inputs: tuple[str, ...] = ()) -> Plan:
+def make_plan(
+    model: Model,
+    threads: int = 1,
+    merge: bool = True,
+    reuse: bool = True,
+    inputs: tuple[str, ...] = (),
+    cpu: Cpu = MACHINE,
+) -> Plan:
     """Plan a model.
 
     Args:
@@ -79,9 +87,10 @@ def make_plan(model: Model, threads: int = 1, merge: bool = True, reuse: bool = 
         merge: whether nodes are merged into steps (False only for tracing).
         reuse: whether values share memory (False only for tracing).
         inputs: tensors that no node makes and the caller fills in the arena (for a layer by itself).
+        cpu: the processor; a plan for another one than this can be looked at, not run.
     """
     try:
-        return _Planner(model, threads, merge, reuse).plan(inputs)
+        return _Planner(model, threads, merge, reuse, cpu).plan(inputs)
     except MemoryError:
         raise ModelError(f"{model.label}: its weights need more memory than this process can have") from None
 
@@ -92,6 +101,7 @@ class _Planner:
     threads: int
     merge: bool
     reuse: bool
+    cpu: Cpu = MACHINE
     constants: Constants = field(default_factory=Constants)
     codes: dict[str, tuple[CodesLayout, int]] = field(default_factory=dict[str, tuple[CodesLayout, int]])
     features: dict[str, tuple[FeaturesLayout, int]] = field(default_factory=dict[str, tuple[FeaturesLayout, int]])
@@ -155,7 +165,7 @@ class _Planner:
     def _scratch_bytes(self) -> int:
         widths = [t.shape[2] for t in self.model.tensors.values()]
         channels = [pad_channels(t.shape[0]) * 4 for t in self.model.tensors.values()]
-        return max(max(widths) * max(t.group for t in TILES) * 4, *channels)
+        return max(max(widths) * max(t.group for t in tiles_for(self.cpu)) * 4, *channels)
 
     def _layout(self, name: str) -> CodesLayout:
         """Layout of codes: word size and halo by the convolutions that read them."""
@@ -169,7 +179,7 @@ class _Planner:
         totals = [0.0, 0.0]
         for n in readers:
             size = self.model.tensors[n.output].shape[1:]
-            popcount, dot = (codes_cost(n, layout, *size) for layout in (planes, in_bytes))
+            popcount, dot = (codes_cost(n, layout, *size, self.cpu) for layout in (planes, in_bytes))
             self.estimates[n.name] = Estimate(popcount, dot if tensor.bits > 1 else None)
             totals = [totals[0] + popcount, totals[1] + dot]
         return in_bytes if prefer_dot(totals[0], totals[1], tensor.bits) else planes
@@ -240,8 +250,8 @@ class _Planner:
         weights = byte_words(conv, layout.pixel) if is_dot and conv.pixel_weight is None else lane_words(conv, bits)
         rows, kind = weights[0].shape[0], "dot" if is_dot else KINDS[conv.op]
         quaternary = conv.op == fmt.QUATERNARY_CONV and not is_dot
-        index, _ = cheapest_tile(kind, bits, rows, width, taps, 2 * BLOCK if quaternary else BLOCK)
-        tile = TILES[index]
+        index, _ = cheapest_tile(kind, bits, rows, width, taps, 2 * BLOCK if quaternary else BLOCK, self.cpu)
+        tile = tiles_for(self.cpu)[index]
         packed = pack_weights(weights, tile)
         row[f.OP], row[f.TILE] = f.OP_CONV, index
         row[f.SRC] = at + layout.at(-conv.pads[0], -conv.pads[1])
@@ -290,8 +300,8 @@ class _Planner:
             rows, columns = o // conv.group, slice(group * c, (group + 1) * c)
             part = slice(group * rows, (group + 1) * rows)
             weight[part, :, :, columns] = conv.weight[part].transpose(0, 2, 3, 1)
-        index, _ = cheapest_tile("float", 32, len(weight), width, 0)
-        tile = TILES[index]
+        index, _ = cheapest_tile("float", 32, len(weight), width, 0, cpu=self.cpu)
+        tile = tiles_for(self.cpu)[index]
         packed = pack_weights([weight.reshape(len(weight), kh, -1)], tile)
         row[f.OP], row[f.TILE] = f.OP_CONV, index
         row[f.SRC], row[f.SRC_PLANES] = at + layout.at(-conv.pads[0], -conv.pads[1]), 1

@@ -1,9 +1,10 @@
 """The compiled tiles by their shapes: what a plan chooses from."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
-from bitplane.runtime.kernels.target import HAS_AVX512, HAS_POPCOUNT
+from bitplane.runtime.kernels.target import MACHINE, Cpu
 
 Kind = Literal["binary", "ternary", "dot", "float"]
 
@@ -101,9 +102,14 @@ def _narrow_tiles() -> list[Tile]:
 
 _SUMS: tuple[Kind, ...] = ("dot", "float")
 
-TILES: tuple[Tile, ...] = (
-    *(_popcount_tiles if HAS_POPCOUNT else _byte_tiles)("binary"),
-    *(_popcount_tiles if HAS_POPCOUNT else _byte_tiles)("ternary"),
-    *(_wide_tiles() if HAS_AVX512 else _narrow_tiles()),
-)
+
+@cache
+def tiles_for(cpu: Cpu) -> tuple[Tile, ...]:
+    """Every tile that the kernels of a processor contain."""
+    popcount_tiles = _popcount_tiles if cpu.popcount else _byte_tiles
+    sums = _wide_tiles() if cpu.avx512 else _narrow_tiles()
+    return (*popcount_tiles("binary"), *popcount_tiles("ternary"), *sums)
+
+
+TILES: tuple[Tile, ...] = tiles_for(MACHINE)
 """Every tile `run_plan` contains; a step names one by its index."""

@@ -5,6 +5,7 @@ but for "generic", which has none.
 """
 
 import os
+from dataclasses import dataclass
 
 import llvmlite.binding as llvm
 
@@ -32,3 +33,38 @@ HAS_POPCOUNT = has("avx512vpopcntdq")
 HAS_AVX2 = has("avx2")
 HAS_AVX512 = has("avx512f")
 IS_ARM = llvm.get_process_triple().startswith(("aarch64", "arm64"))
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """What the shapes and the cost of kernels depend on.
+
+    Attributes:
+        name: of the set of features.
+        avx2: 256-bit integer vectors.
+        avx512: 512-bit vectors.
+        popcount: a popcount of every lane of them (VPOPCNTDQ).
+        arm: NEON, which counts the bits of bytes.
+    """
+
+    name: str
+    avx2: bool = False
+    avx512: bool = False
+    popcount: bool = False
+    arm: bool = False
+
+
+CPUS = {
+    cpu.name: cpu
+    for cpu in (
+        Cpu("generic"),
+        Cpu("neon", arm=True),
+        Cpu("avx2", avx2=True),
+        Cpu("avx512", avx2=True, avx512=True),
+        Cpu("avx512-vpopcntdq", avx2=True, avx512=True, popcount=True),
+    )
+}
+"""Sets of features by name: any x86-64; any arm64; Haswell, Zen 2; Cascade Lake (VNNI, no popcount); Ice Lake, Zen 4."""
+
+MACHINE = Cpu(cpu_name(), HAS_AVX2, HAS_AVX512, HAS_POPCOUNT, IS_ARM)
+"""The processor that kernels are compiled for."""

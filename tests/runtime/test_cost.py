@@ -54,8 +54,8 @@ def test_the_cheaper_product_is_preferred_and_one_bit_is_never_bytes(popcount, d
 
 def test_a_tile_covers_a_row_with_the_least_work(monkeypatch):
     tiles = (Tile("binary", 64, 8, 4, 2), Tile("binary", 64, 8, 1, 2))
-    monkeypatch.setattr(cost, "TILES", tiles)
+    monkeypatch.setattr(cost, "tiles_for", lambda cpu: tiles)
     for width in range(1, 20):
         index, work = cost.cheapest_tile("binary", 64, 16, width, 0)
-        works = [-(-width // t.pixels) * cost._word_cost(t) if t.pixels <= width else float("inf") for t in tiles]
+        works = [-(-width // t.pixels) * cost.word_cost(t) if t.pixels <= width else float("inf") for t in tiles]
         assert (index, work) == (works.index(min(works)), min(works))

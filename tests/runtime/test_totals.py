@@ -1,0 +1,80 @@
+"""The cost of a network is a number of the file and a named processor, not of this machine, and near what callgrind counts."""
+
+from pathlib import Path
+
+import pytest
+
+from bitplane.runtime import InferenceSession, InputError, model_cost
+from bitplane.runtime.kernels.target import CPUS
+
+ROOT = Path(__file__).resolve().parents[2]
+FIXTURES = ROOT / "tests" / "fixtures"
+COUNTED = {  # million instructions of a call for Haswell, by callgrind: bitplane bench FILE ... --instructions
+    "format-1.1/ternary4.onnx": 6.648,
+    "format-1/binary1.onnx": 2.628,
+    "format-1/ternary2.onnx": 4.829,
+    "format-1/quaternary4.onnx": 1.749,
+}
+GOLDEN = {  # (file, processor): multiply-adds, bytes, instructions
+    ("format-1/ternary2.onnx", "generic"): (40_551_040, 1_034_452, 7_981_504),
+    ("format-1/ternary2.onnx", "neon"): (40_551_040, 1_034_452, 4_534_720),
+    ("format-1/ternary2.onnx", "avx2"): (40_551_040, 1_034_452, 4_708_288),
+    ("format-1/ternary2.onnx", "avx512"): (40_551_040, 1_539_004, 2_099_456),
+    ("format-1/ternary2.onnx", "avx512-vpopcntdq"): (40_551_040, 1_034_452, 905_476),
+    ("format-1.1/every-operator.onnx", "generic"): (459_040, 240_632, 460_405),
+    ("format-1.1/every-operator.onnx", "neon"): (459_040, 240_632, 460_405),
+    ("format-1.1/every-operator.onnx", "avx2"): (459_040, 240_632, 423_445),
+    ("format-1.1/every-operator.onnx", "avx512"): (459_040, 240_632, 242_035),
+    ("format-1.1/every-operator.onnx", "avx512-vpopcntdq"): (459_040, 240_632, 242_035),
+}
+
+
+@pytest.mark.parametrize(("name", "cpu"), GOLDEN)
+def test_the_cost_of_a_file_is_the_same_on_every_machine(name, cpu):
+    found = model_cost(FIXTURES / name, cpu)
+    assert (found.multiply_adds, found.bytes_moved, found.instructions) == GOLDEN[name, cpu]
+
+
+@pytest.mark.parametrize("file", COUNTED)
+def test_modeled_instructions_are_near_the_counted_ones(file):
+    assert model_cost(FIXTURES / file, "avx2").instructions == pytest.approx(1e6 * COUNTED[file], rel=0.15)
+
+
+@pytest.mark.parametrize("cpu", CPUS)
+@pytest.mark.parametrize("kind", ["Binary", "Ternary", "Quaternary"])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_every_processor_has_a_plan_and_its_work_is_the_networks(graphs, cpu, kind, bits):
+    data = graphs.resnet(4, kind, bits, 32, (16, 64), 1, "B", 7, pool=True).model().SerializeToString()
+    layers = {layer.name: layer for layer in InferenceSession(data).layers()}
+    found = model_cost(data, cpu)
+    assert found.cpu == cpu
+    assert {s.name: s.multiply_adds for s in found.steps if s.multiply_adds} == {n: x.multiply_adds for n, x in layers.items()}
+    assert found.multiply_adds == sum(x.multiply_adds for x in layers.values())
+    assert all(s.bytes_moved > 0 < s.instructions for s in found.steps)
+
+
+def test_bytes_are_those_of_the_values_and_weights():
+    steps = {s.name: s.bytes_moved for s in model_cost(FIXTURES / "format-1" / "binary1.onnx").steps}
+    assert steps["input"] == 2 * 3 * 32 * 32  # pixels in, pixels out
+    assert steps["fc"] == 4 * (8 * 8 * 64 + 64 * 10 + 2 * 10)  # features, weights, bias and logits
+
+
+@pytest.mark.parametrize(
+    ("cpu", "bits", "kernel"),
+    [
+        ("avx2", 2, "popcount"),
+        ("avx2", 4, "dot"),
+        ("avx512-vpopcntdq", 4, "popcount"),
+        ("avx512-vpopcntdq", 8, "dot"),
+        ("neon", 1, "popcount"),
+    ],
+)
+def test_the_products_are_those_the_processor_would_take(graphs, cpu, bits, kernel):
+    data = graphs.resnet(4, "Ternary", bits, 16, (64,), 1).model().SerializeToString()
+    _, *steps = (s for s in model_cost(data, cpu).steps if s.kernel.startswith(("popcount", "dot")))  # the first is of pixels
+    assert {s.kernel.split()[0] for s in steps} == {kernel}
+
+
+def test_an_unknown_processor_is_refused():
+    with pytest.raises(InputError, match="cpu 'z80' is unknown, expected one of generic, neon, avx2, avx512, avx512-vpopcntdq"):
+        model_cost(FIXTURES / "format-1" / "binary1.onnx", "z80")
