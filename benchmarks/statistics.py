@@ -54,14 +54,14 @@ def spread(values: Sequence[float]) -> float:
 
 
 def text(estimate: Estimate) -> str:
-    """A number with the digits that its interval supports, four significant ones at most.
+    """A number with the digits that its interval supports, four significant ones at most and one at least.
 
-    The last digit's unit is no smaller than the half interval's leading decimal.
+    The last digit's unit is no smaller than the half interval's leading decimal, unless it is the only one.
     """
     value, half = abs(estimate.value), max(estimate.high - estimate.value, estimate.value - estimate.low)
     if value == 0:
         return "0"
     digits = 3 - math.floor(math.log10(value))
     if half > 0:
-        digits = min(digits, -math.floor(math.log10(half)))
+        digits = max(digits - 3, min(digits, -math.floor(math.log10(half))))
     return f"{round(estimate.value, digits):.{max(digits, 0)}f}"

@@ -36,15 +36,6 @@ def test_the_studys_page_is_generated_from_its_json():
     assert markdown(study, [dict(pictures).get(g.name, "") for g in study.groups]) == page
 
 
-def test_below_a_millisecond_the_front_is_bitplanes():
-    from bitplane.benchmarks.report import group_front
-
-    (g,) = [g for g in read_study(STUDY).groups if g.name == "ResNet-20 on CIFAR-10"]
-    fast = [r for r in group_front(g) if r.stream.ms.value < 1]
-    assert fast
-    assert {r.engine for r in fast} == {"bitplane"}
-
-
 def test_every_example_is_in_the_study_with_its_size_and_accuracy():
     (g,) = [g for g in read_study(STUDY).groups if g.name == "ResNet-20 on CIFAR-10"]
     known = {r.file: r for r in g.rows if r.engine == "bitplane" and r.threads == 1}
