@@ -19,8 +19,9 @@ def pixels() -> np.ndarray:
     return np.stack([np.asarray(Image.open(p).convert("RGB")).transpose(2, 0, 1) for p in IMAGES])
 
 
-def test_there_are_three_packed_networks_and_an_image_of_each_class() -> None:
-    assert len(PACKED) == 3
+def test_there_is_a_network_of_each_kind_and_an_image_of_each_class() -> None:
+    kinds = {f"{levels}{bits}" for levels in ("binary", "ternary", "quaternary") for bits in (2, 4, 8)} | {"binary1"}
+    assert {p.stem.rsplit("-")[-1] for p in PACKED} == kinds
     assert len(IMAGES) == 10
 
 
