@@ -71,7 +71,10 @@ def _networks(g: Group) -> list[str]:
     rows = [r for r in g.rows if r.threads == least and r.engine == "bitplane"]
     return _table(
         ["file", "weights", "activations", "bytes", "top-1", "ms"],
-        [[f"`{r.file}`", r.weights, f"{r.activations} bits", f"{r.bytes:,}", _top1(r), _ms(r)] for r in rows],
+        [
+            [f"`{r.file}`", r.weights, f"{r.activations} bit{'s' * (r.activations > 1)}", f"{r.bytes:,}", _top1(r), _ms(r)]
+            for r in rows
+        ],
     )
 
 
