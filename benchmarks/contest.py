@@ -93,7 +93,7 @@ class Contest:
         least: calls in a turn at least.
         ready: name to what it said of its start.
         times: name to milliseconds of the calls of each round.
-        energy: name to millijoules of each round, where there is a counter.
+        energy: name to millijoules of a call in each round, warm-up included, where there is a counter.
         errors: name to why it failed.
     """
 
@@ -151,7 +151,8 @@ class Contest:
         self.times[name].append(answer["ms"])
         used = machine.energy_uj()
         if joules is not None and used is not None and used > joules:
-            self.energy.setdefault(name, []).append((used - joules) / 1e3)
+            calls = len(answer["ms"]) + answer["warm"]
+            self.energy.setdefault(name, []).append((used - joules) / 1e3 / calls)
 
 
 def cold_start(spec: Mapping[str, Any], starts: int) -> list[dict[str, Any]]:

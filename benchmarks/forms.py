@@ -7,8 +7,10 @@ Each is made in a process of its own, `python -m bitplane.benchmarks.forms FORM 
 some fail.
 """
 
+import hashlib
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from bitplane.benchmarks.contest import PeerError
@@ -17,7 +19,7 @@ SUFFIX = {"inlined": ".onnx", "int8": ".onnx", "nncf": ".xml", "tflite": ".tflit
 
 
 def make_form(form: str, source: Path, images: Path, folder: Path) -> Path:
-    """The file of a form, made unless it is there.
+    """The file of a form, made unless it is there already from the same file and images; whole or not at all.
 
     Args:
         form: "packed" and "float" are the source itself.
@@ -30,14 +32,19 @@ def make_form(form: str, source: Path, images: Path, folder: Path) -> Path:
     """
     if form in ("packed", "float"):
         return source
-    out = folder / f"{source.stem}-{form}{SUFFIX[form]}"
+    made_of = hashlib.sha256(source.read_bytes() + images.read_bytes()).hexdigest()[:8]
+    out = folder / f"{source.stem}-{made_of}-{form}{SUFFIX[form]}"
     if out.exists():
         return out
-    command = [sys.executable, "-m", "bitplane.benchmarks.forms", form, str(source), str(images), str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace")
-    if done.returncode != 0 or not out.exists():
-        lines = [s.strip() for s in done.stderr.splitlines() if s.strip()] or ["no message"]
-        raise PeerError(f"conversion: {lines[-1]}")
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        made = Path(temporary) / out.name
+        command = [sys.executable, "-m", "bitplane.benchmarks.forms", form, str(source), str(images), str(made)]
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        if done.returncode != 0 or not made.exists():
+            lines = [s.strip() for s in done.stderr.splitlines() if s.strip()] or ["no message"]
+            raise PeerError(f"conversion: {lines[-1]}")
+        for file in sorted(Path(temporary).iterdir()):  # weights (.bin) before what names them (.xml)
+            file.replace(folder / file.name)
     return out
 
 

@@ -250,28 +250,32 @@ def _with_offline(rows: list[Row], g: GroupPlan, how: Measure, able: dict[str, C
         if times and r.threads == threads:
             speed = statistics.median([1e3 * how.batch / float(np.median(t)) for t in times])
             energy = contest.energy.get(f"{r.network} | {r.engine}")
-            calls = sum(len(t) for t in times)
-            each = sum(energy) / (calls * how.batch) if energy else None
+            each = float(np.median(energy)) / how.batch if energy else None
             r = replace(r, offline=Offline(speed, how.batch, threads, each))
+        elif r.threads == threads and (problem := contest.errors.get(f"{r.network} | {r.engine}")):
+            r = replace(r, note=_joined(r.note, f"offline: {problem}"))
         out.append(r)
     return out
 
 
+def _joined(*notes: str) -> str:
+    return "; ".join(n for n in notes if n)
+
+
 def _with_starts(rows: list[Row], able: dict[str, Contestant], starts: int) -> list[Row]:
-    found: dict[str, Start] = {}
+    out: list[Row] = []
     first = rows[0].threads
     for r in rows:
-        name = f"{r.network} | {r.engine}"
+        out.append(r)
         if r.stream is None or r.threads != first or starts < 1:
             continue
+        spec = able[f"{r.network} | {r.engine}"].spec
         try:
-            said = cold_start({**able[name].spec, "threads": first, "purpose": "stream", "batch": 1}, starts)
-        except PeerError:
+            said = cold_start({**spec, "threads": first, "purpose": "stream", "batch": 1}, starts)
+        except PeerError as e:
+            out[-1] = replace(r, note=_joined(r.note, f"cold start: {e}"))
             continue
         mid = {k: float(np.median([s[k] for s in said])) for k in ("imports", "load", "first", "total")}
         peaks = [s["peak_mb"] for s in said if s["peak_mb"] is not None]
-        found[name] = Start(**mid, peak_mb=float(np.median(peaks)) if peaks else None)
-    return [
-        replace(r, start=found.get(f"{r.network} | {r.engine}")) if r.threads == first and r.stream is not None else r
-        for r in rows
-    ]
+        out[-1] = replace(r, start=Start(**mid, peak_mb=float(np.median(peaks)) if peaks else None))
+    return out

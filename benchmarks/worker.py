@@ -37,7 +37,8 @@ def main(spec: dict[str, Any]) -> None:
         if message["do"] == "accuracy":
             print(json.dumps({"top1": _accuracy(loaded.run, spec)}), file=answers)
         else:
-            print(json.dumps({"ms": _turn(loaded.run, inputs, message["seconds"], message["least"])}), file=answers)
+            ms, warm = _turn(loaded.run, inputs, message["seconds"], message["least"])
+            print(json.dumps({"ms": ms, "warm": warm}), file=answers)
 
 
 def _file(spec: dict[str, Any]) -> Any:
@@ -55,12 +56,14 @@ def _inputs(spec: dict[str, Any]) -> tuple[Any, ...]:
     return (np.resize(images, (spec["batch"], *images.shape[1:])),)
 
 
-def _turn(run: Any, inputs: tuple[Any, ...], seconds: float, least: int) -> list[float]:
-    """Milliseconds of each call; a fifth of the turn before them warms up caches, clocks and thread pools."""
+def _turn(run: Any, inputs: tuple[Any, ...], seconds: float, least: int) -> tuple[list[float], int]:
+    """Milliseconds of each call, and the calls before them: a fifth of the turn warms up caches, clocks and thread pools."""
     clock = time.perf_counter
     end = clock() + seconds / 5
+    warm = 0
     while True:
         run(*inputs)
+        warm += 1
         if clock() >= end:
             break
     times: list[float] = []
@@ -71,7 +74,7 @@ def _turn(run: Any, inputs: tuple[Any, ...], seconds: float, least: int) -> list
         now = clock()
         times.append((now - start) * 1e3)
         if now >= end and len(times) >= least:
-            return times
+            return times, warm
 
 
 def _accuracy(run: Any, spec: dict[str, Any]) -> float:

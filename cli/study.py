@@ -105,7 +105,7 @@ def recommend(
     from dataclasses import asdict
 
     from bitplane.benchmarks.front import recommend as choose
-    from bitplane.benchmarks.report import cells
+    from bitplane.benchmarks.report import cells, heads
     from bitplane.benchmarks.results import read_study
 
     if accuracy is not None and not 0 < accuracy <= 100:
@@ -121,7 +121,8 @@ def recommend(
     groups = {g.name: g for g in found.groups}
     for name, row in chosen:
         g = groups[name]
-        ms, top1 = (dict(zip(_heads(g), cells(g, row), strict=True))[k] for k in ("ms", "top-1"))
+        shown = dict(zip(heads(g), cells(g, row), strict=True))
+        ms, top1 = shown["ms"], shown["top-1"]
         print(f"{name}: {row.network} ({row.file}), {ms} ms, {top1}, {row.bytes:,} bytes, on {g.machine.cpu}")
     write_json(json, [{"group": name, **asdict(row)} for name, row in chosen])
 
@@ -231,12 +232,6 @@ def compare(
     plan = Description("bitplane bench", [g], measure=Measure(threads=list(threads), starts=starts, batch=batch))
     with tempfile.TemporaryDirectory(prefix="bitplane-bench-") as folder:
         return run_study(plan, Path("/"), Path(folder), images, lambda s: None)
-
-
-def _heads(g: "Group") -> list[str]:
-    from bitplane.benchmarks.report import heads
-
-    return heads(g)
 
 
 def _make_folder(output: Path) -> None:
