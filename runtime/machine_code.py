@@ -27,10 +27,10 @@ from typing import Any
 
 import llvmlite.binding as llvm
 
+from bitplane.runtime.kernels.fields import ARGUMENTS
 from bitplane.runtime.kernels.target import cpu_features, cpu_name
 
 MAGIC = b"bitplane machine code 1\n"
-ARGUMENTS = 11
 NEVER_CALLED = "define void @NRT_MemInfo_call_dtor(ptr %memory) { ret void }"
 """The one function of numba that kernels refer to: it would free an array's memory, and kernels own none."""
 

@@ -59,6 +59,9 @@ STD = 52  # C: float32
 LOW = 53  # C: float32, smallest and largest value of a quantizer, one after the other
 FIELDS = 54
 
+ARGUMENTS = 11
+"""Arguments of the walker, all int64."""
+
 OP_IMAGE = 0
 OP_CONV = 1
 OP_ELEMENTWISE = 2

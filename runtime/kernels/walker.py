@@ -36,8 +36,7 @@ def _wait(barrier, arrivals) -> None:  # noqa: ANN001
             yield_processor()
 
 
-ARGUMENTS = 11
-SIGNATURE = numba.int64(*[numba.int64] * ARGUMENTS)
+SIGNATURE = numba.int64(*[numba.int64] * f.ARGUMENTS)
 
 
 def compile_run_plan() -> Any:
