@@ -19,6 +19,16 @@ BLOCK = 16
 """Channels of an epilogue vector; features and weights are padded to multiples of it."""
 
 
+BITS_SPAN = 31
+"""Words whose bits a byte can count, 8 of each word."""
+
+SURE_SPAN = 48
+"""Words beyond which a longer span no longer pays."""
+
+LEAST_SPAN = 4
+"""Words from which on it pays to sum products in 16 bits first."""
+
+
 def pad_channels(channels: int) -> int:
     """Channels of features in memory: the next multiple of 16."""
     return -(-channels // BLOCK) * BLOCK
@@ -61,6 +71,38 @@ def byte_words(conv: Conv, pixel: int) -> list[NDArray[np.generic]]:
     taps = np.zeros((pad_channels(o), kh, kw, pixel), np.int8)
     taps[:o, :, :, :c] = fmt.unpack_weight(conv.op, conv.planes, conv.weight_shape)
     return [taps.reshape(len(taps), kh, kw * pixel).view(np.uint32)]
+
+
+def pairs_span(words: NDArray[np.generic], top: int) -> int:
+    """Words that a tile may multiply before a 16-bit sum of pairs of products could overflow, whatever the codes are.
+
+    A tile takes as many whole kernel rows of words as the span holds, or else the span's words of one row. The bound is that of
+    the largest weight or, where it is a small one, that of the weights as they lie.
+
+    Args:
+        words: [R, kh, words], each of 4 int8.
+        top: largest code.
+    """
+    weights = words.view(np.int8).reshape(*words.shape, 2, 2)
+    largest, most = int(np.abs(weights.astype(np.int16)).max(initial=1)), 2**15 - 1
+    span = max(1, most // (2 * top * largest))
+    if span >= SURE_SPAN:
+        return span
+    positive, negative = (np.maximum(sign * weights.astype(np.int16), 0).sum(-1, dtype=np.int32) for sign in (1, -1))
+    kh, count = words.shape[1:]
+    runs = {*(rows * count for rows in range(1, kh + 1)), *(-(-count // parts) for parts in range(2, count + 1))}
+    for run in sorted((r for r in runs if span < r <= SURE_SPAN), reverse=True):
+        if max(_most_of_runs(side, run) for side in (positive, negative)) * top <= most:
+            return run
+    return span
+
+
+def _most_of_runs(sums: NDArray[np.int32], span: int) -> int:
+    """Largest total of a run of `span` words, by the runs a tile takes, of [R, kh, words, 2]."""
+    kh, words = sums.shape[1:3]
+    if span >= words:
+        return int(np.add.reduceat(sums.sum(2), np.arange(0, kh, span // words), axis=1).max())
+    return int(np.add.reduceat(sums, np.arange(0, words, span), axis=2).max())
 
 
 def pack_weights(words: list[NDArray[np.generic]], tile: Tile) -> NDArray[np.generic]:

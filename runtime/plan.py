@@ -10,7 +10,7 @@ from bitplane.runtime.arena import Arena, CodesLayout, Constants, FeaturesLayout
 from bitplane.runtime.cost import KINDS, Estimate, cheapest_tile, codes_cost, prefer_dot
 from bitplane.runtime.errors import ModelError
 from bitplane.runtime.kernels import fields as f
-from bitplane.runtime.kernels.shapes import tiles_for
+from bitplane.runtime.kernels.shapes import has_short_dot, tiles_for
 from bitplane.runtime.kernels.target import MACHINE, Cpu
 from bitplane.runtime.lower import Step, lower
 from bitplane.runtime.memory import memory_limit
@@ -28,7 +28,9 @@ from bitplane.runtime.model import (
     Quantizer,
 )
 from bitplane.runtime.packing import (
+    BITS_SPAN,
     BLOCK,
+    LEAST_SPAN,
     byte_words,
     float_levels,
     integer_levels,
@@ -37,6 +39,7 @@ from bitplane.runtime.packing import (
     pack_levels,
     pack_weights,
     pad_channels,
+    pairs_span,
     word_bits,
 )  # fmt: skip
 
@@ -248,7 +251,13 @@ class _Planner:
             taps = kh if kh == kw == words and conv.strides[1] == 1 else 0
         is_dot = plane == 0
         weights = byte_words(conv, layout.pixel) if is_dot and conv.pixel_weight is None else lane_words(conv, bits)
-        rows, kind = weights[0].shape[0], "dot" if is_dot else KINDS[conv.op]
+        rows, kind, span = weights[0].shape[0], KINDS.get(conv.op, "dot"), BITS_SPAN
+        if is_dot and has_short_dot(self.cpu):
+            most = 255 if conv.pixel_weight is not None else 2 ** self.model.tensors[conv.source].bits - 1
+            span = pairs_span(weights[0], most)
+            kind = "dot16" if span >= LEAST_SPAN else "dot"
+        elif is_dot:
+            kind = "dot"
         quaternary = conv.op == fmt.QUATERNARY_CONV and not is_dot
         index, _ = cheapest_tile(kind, bits, rows, width, taps, 2 * BLOCK if quaternary else BLOCK, self.cpu)
         tile = tiles_for(self.cpu)[index]
@@ -257,7 +266,7 @@ class _Planner:
         row[f.SRC] = at + layout.at(-conv.pads[0], -conv.pads[1])
         row[f.SRC_PLANE], row[f.SRC_PLANES], row[f.SRC_ROW] = plane, planes, layout.row
         row[f.SRC_STEP_Y], row[f.SRC_STEP_X] = conv.strides[0] * layout.row, conv.strides[1] * layout.pixel
-        row[f.KERNEL_ROWS], row[f.KERNEL_WORDS] = kh, words
+        row[f.KERNEL_ROWS], row[f.KERNEL_WORDS], row[f.SPAN] = kh, words, span
         row[f.WEIGHTS], row[f.WEIGHTS_GROUP] = self.constants.add(packed), packed[0].nbytes
         row[f.GROUPS], row[f.GROUP_CHANNELS] = rows // tile.group, tile.group
         row[f.HEIGHT], row[f.WIDTH], row[f.SCRATCH] = height, width, self.scratch

@@ -8,6 +8,7 @@ tile's words as in `bitplane.runtime.cost`, and around them, in vectors of 256 b
 |---|---|
 | tile and kernel row | 47 |
 | vector of a tile and plane, bits counted a byte | 13 |
+| vector of a tile and span of words, products summed in 16 bits | 48 |
 | row of a channel group | 270 |
 | 16 results that leave by the float epilogue: from features, accumulators, sums, plane pairs | 11, 34, 34, 85 |
 | the same, codes of 1, 2 bits by thresholds; others by division | 9, 27; 25 |
@@ -37,6 +38,7 @@ BLOCK = 64
 
 KERNEL_ROW, FAST_KERNEL_ROW = 47, 10  # the second where words are not counted a byte
 PLANE_VECTOR, FAST_PLANE_VECTOR = 13, 1
+SPAN_VECTOR = 48
 GROUP_ROW = 270
 EPILOGUE = {f.FROM_FEATURES: 11, f.FROM_ACCUMULATORS: 34, f.FROM_SUMS: 34, f.FROM_PLANE_PAIRS: 85}
 QUANTIZE = {f.QUANT_NONE: 0, f.QUANT_ONE: 9, f.QUANT_TWO: 27, f.QUANT_DIVIDE: 25, f.QUANT_BYTES: 25}
@@ -193,6 +195,11 @@ def _conv_instructions(row: list[int], cpu: Cpu, width: float) -> float:
         out += (FAST_KERNEL_ROW if fast else KERNEL_ROW) * runs * row[f.KERNEL_ROWS]
     if is_bits:
         out += width * (FAST_PLANE_VECTOR if fast else PLANE_VECTOR) * runs * vectors
+    if tile.kind == "dot16":
+        span, row_words = row[f.SPAN], row[f.KERNEL_WORDS]
+        whole_rows = span // row_words
+        spans = -(-row[f.KERNEL_ROWS] // whole_rows) if whole_rows else row[f.KERNEL_ROWS] * -(-row_words // span)
+        out += SPAN_VECTOR * runs * spans * vectors
     if row[f.MODE]:
         return out + width * THRESHOLD * (3 if row[f.MODE] == f.MODE_TWO else 1) * count * vectors
     return out + width * _epilogue(row)

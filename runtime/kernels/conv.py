@@ -48,6 +48,7 @@ def run_conv(steps, i, arena, constants, part, parts) -> None:  # noqa: ANN001
             steps[i, f.KERNEL_ROWS],
             steps[i, f.SRC_STEP_X],
             steps[i, f.KERNEL_WORDS],
+            steps[i, f.SPAN],
             constants + steps[i, f.WEIGHTS] + group * steps[i, f.WEIGHTS_GROUP],
             mode,
             constants + steps[i, f.LIMITS] + group * steps[i, f.LIMITS_GROUP],

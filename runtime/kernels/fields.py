@@ -57,7 +57,8 @@ GROUP_CHANNELS = 50  # rows of the weight matrix in a group
 MEAN = 51  # C: float32
 STD = 52  # C: float32
 LOW = 53  # C: float32, smallest and largest value of a quantizer, one after the other
-FIELDS = 54
+SPAN = 54  # words whose sums narrow lanes hold, for tiles that count in narrow lanes
+FIELDS = 55
 
 ARGUMENTS = 11
 """Arguments of the walker, all int64."""

@@ -131,7 +131,7 @@ def dot_bytes(b: Any, acc: Any, pixels: Any, weights: Any) -> Any:
         vpdpbusd = cgutils.get_or_insert_function(b.module, kind, "llvm.x86.avx512.vpdpbusd.512")
         return b.call(vpdpbusd, [acc, b.bitcast(pixels, I8X64), b.bitcast(weights, I8X64)])
     if HAS_AVX2:
-        return b.add(acc, _dot_bytes_avx2(b, b.bitcast(pixels, I8X64), b.bitcast(weights, I8X64)))
+        return b.add(acc, sum_pairs(b, dot_pairs(b, pixels, weights)))
     for byte in range(4):
         u = b.and_(b.lshr(pixels, constant(I32X16, 8 * byte)), constant(I32X16, 255))
         w = b.ashr(b.shl(weights, constant(I32X16, 24 - 8 * byte)), constant(I32X16, 24))
@@ -139,19 +139,20 @@ def dot_bytes(b: Any, acc: Any, pixels: Any, weights: Any) -> Any:
     return acc
 
 
-def _dot_bytes_avx2(b: Any, pixels: Any, weights: Any) -> Any:
-    """Pairs of products to 16 bits (which hold 2 * 255 * 64), pairs of those to 32, for both halves of 64 bytes."""
-    i8, i16, i32 = ir.VectorType(I8, 32), ir.VectorType(I16, 16), ir.VectorType(I32, 8)
+def dot_pairs(b: Any, pixels: Any, weights: Any) -> Any:
+    """Sums of 2 products of uint8 pixels and int8 weights, <16 x i32> each, as <32 x i16> (AVX2, which holds 2 * 255 * 64)."""
+    i8, i16 = ir.VectorType(I8, 32), ir.VectorType(I16, 16)
     to_pairs = cgutils.get_or_insert_function(b.module, ir.FunctionType(i16, [i8, i8]), "llvm.x86.avx2.pmadd.ub.sw")
+    pixels, weights = b.bitcast(pixels, I8X64), b.bitcast(weights, I8X64)
+    halves = [b.call(to_pairs, [_lanes(b, pixels, at, 32), _lanes(b, weights, at, 32)]) for at in (0, 32)]
+    return b.shuffle_vector(*halves, ir.Constant(ir.VectorType(I32, 32), list(range(32))))
+
+
+def sum_pairs(b: Any, value: Any) -> Any:
+    """<32 x i16> to the sums of pairs, <16 x i32> (AVX2)."""
+    i16, i32 = ir.VectorType(I16, 16), ir.VectorType(I32, 8)
     to_sums = cgutils.get_or_insert_function(b.module, ir.FunctionType(i32, [i16, i16]), "llvm.x86.avx2.pmadd.wd")
-
-    def part(value: Any, first: int, count: int) -> Any:
-        lanes = ir.Constant(ir.VectorType(I32, count), list(range(first, first + count)))
-        return b.shuffle_vector(value, ir.Constant(value.type, ir.Undefined), lanes)
-
-    halves = [
-        b.call(to_sums, [b.call(to_pairs, [part(pixels, at, 32), part(weights, at, 32)]), constant(i16, 1)]) for at in (0, 32)
-    ]
+    halves = [b.call(to_sums, [_lanes(b, value, at, 16), constant(i16, 1)]) for at in (0, 16)]
     return b.shuffle_vector(*halves, ir.Constant(I32X16, list(range(16))))
 
 

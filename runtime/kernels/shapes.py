@@ -6,7 +6,7 @@ from typing import Literal
 
 from bitplane.runtime.kernels.target import MACHINE, Cpu
 
-Kind = Literal["binary", "ternary", "dot", "float"]
+Kind = Literal["binary", "ternary", "dot", "dot16", "float"]
 
 
 @dataclass(frozen=True)
@@ -14,8 +14,8 @@ class Tile:
     """Shape of one compiled tile.
 
     Attributes:
-        kind: product: "binary" and "ternary" popcounts, "dot" of 4 uint8 and 4 int8, or "float": multiply and add, each
-            rounded.
+        kind: product: "binary" and "ternary" popcounts, "dot" of 4 uint8 and 4 int8, "dot16": the same, summed in 16 bits
+            first, or "float": multiply and add, each rounded.
         bits: bits of a word and of a lane.
         lanes: lanes of a vector.
         pixels: P, output pixels of a row.
@@ -86,7 +86,7 @@ def _byte_tiles(kind: Kind) -> list[Tile]:
 
 
 def _wide_tiles() -> list[Tile]:
-    return [Tile(kind, 32, 16, p, c) for kind in _SUMS for p, c in ((8, 1), (1, 1), (4, 4))]
+    return [Tile(kind, 32, 16, p, c) for kind in ("dot", "float") for p, c in ((8, 1), (1, 1), (4, 4))]
 
 
 def _narrow_tiles() -> list[Tile]:
@@ -100,7 +100,17 @@ def _narrow_tiles() -> list[Tile]:
     ]
 
 
-_SUMS: tuple[Kind, ...] = ("dot", "float")
+def _short_tiles() -> list[Tile]:
+    return [Tile("dot16", 32, 16, p, c) for p, c in ((4, 1), (1, 1), (2, 2))]
+
+
+SUMS: tuple[Kind, ...] = ("dot", "dot16", "float")
+"""Kinds of products of numbers, not of bits."""
+
+
+def has_short_dot(cpu: Cpu) -> bool:
+    """Whether a processor's kernels have "dot16" tiles: where a dot product of bytes takes several instructions."""
+    return cpu.avx2 and not cpu.avx512
 
 
 @cache
@@ -108,7 +118,7 @@ def tiles_for(cpu: Cpu) -> tuple[Tile, ...]:
     """Every tile that the kernels of a processor contain."""
     popcount_tiles = _popcount_tiles if cpu.popcount else _byte_tiles
     sums = _wide_tiles() if cpu.avx512 else _narrow_tiles()
-    return (*popcount_tiles("binary"), *popcount_tiles("ternary"), *sums)
+    return (*popcount_tiles("binary"), *popcount_tiles("ternary"), *sums, *(_short_tiles() if has_short_dot(cpu) else []))
 
 
 TILES: tuple[Tile, ...] = tiles_for(MACHINE)

@@ -10,8 +10,9 @@ second is a constant of the channel and lives in the thresholds or in the epilog
 lowering picks lanes in which it cannot overflow. A quaternary layer is a binary one with two sign planes as 32
 lanes for 16 channels.
 
-Where lanes have no popcount instruction (AVX2, NEON), bits are counted a byte, and bytes are added to their lane once in up to
-31 words: 1.6 times as fast on Zen 3 as a popcount of every lane.
+Where lanes have no popcount instruction (AVX2, NEON), bits are counted a byte, and bytes are added to their lane once in a
+span of up to 31 words: 1.6 times as fast on Zen 3 as a popcount of every lane. A "dot16" tile sums pairs of byte products in 16
+bits likewise, over the span of words in which this layer's weights cannot overflow them.
 
 Where the consumer takes 1- or 2-bit codes of this layer alone, quantizing is comparing the accumulator with 1 or 3 integers, in
 registers; otherwise accumulators go as int32 to a scratch row that the float epilogue reads while it is in L1.
@@ -27,12 +28,9 @@ from numba.core import cgutils
 
 from bitplane.runtime.kernels import intrinsics as v
 from bitplane.runtime.kernels.fields import MODE_ONE, MODE_ROW
-from bitplane.runtime.kernels.intrinsics import I8, I32, I64, i64, intrinsic
-from bitplane.runtime.kernels.shapes import TILES, Tile
+from bitplane.runtime.kernels.intrinsics import I8, I16, I32, I64, i64, intrinsic
+from bitplane.runtime.kernels.shapes import SUMS, TILES, Tile
 from bitplane.runtime.kernels.target import HAS_POPCOUNT
-
-MOST_WORDS = 31
-"""Words whose bytes' bits (8 at most) a byte can count."""
 
 
 def _clear(b: Any, slots: list[list[Any]]) -> None:
@@ -40,11 +38,12 @@ def _clear(b: Any, slots: list[list[Any]]) -> None:
         b.store(v.constant(slot.type.pointee, 0), slot)
 
 
-def _add_counts(b: Any, slots: list[list[Any]], counts: list[list[Any]], bits: int) -> None:
-    """Add each lane's bytes to the lane."""
-    for row, counted in zip(slots, counts, strict=False):
-        for slot, count in zip(row, counted, strict=True):
-            b.store(b.add(b.load(slot), v.sum_bytes(b, b.load(count), bits)), slot)
+def _add_narrow(b: Any, slots: list[list[Any]], narrow: list[list[Any]], tile: Tile) -> None:
+    """Add each lane's narrow sums to the lane."""
+    for row, sums in zip(slots, narrow, strict=False):
+        for slot, part in zip(row, sums, strict=True):
+            wide = v.sum_pairs(b, b.load(part)) if tile.kind == "dot16" else v.sum_bytes(b, b.load(part), tile.bits)
+            b.store(b.add(b.load(slot), wide), slot)
 
 
 def emit_products(b: Any, tile: Tile, args: "TileArguments") -> list[list[Any]]:
@@ -54,7 +53,8 @@ def emit_products(b: Any, tile: Tile, args: "TileArguments") -> list[list[Any]]:
     size, word = v.vector_bytes(vector), tile.bits // 8
     slots = [[cgutils.alloca_once(b, vector) for _ in range(tile.vectors)] for _ in range(tile.pixels)]
     in_bytes = tile.kind in ("binary", "ternary") and not HAS_POPCOUNT
-    counts = [[cgutils.alloca_once(b, ir.VectorType(I8, size)) for _ in row] for row in slots] if in_bytes else []
+    part = ir.VectorType(I8, size) if in_bytes else ir.VectorType(I16, size // 2)
+    narrow = [[cgutils.alloca_once(b, part) for _ in row] for row in slots] if in_bytes or tile.kind == "dot16" else []
     _clear(b, slots)
 
     def tap(source: Any, weights: Any, pixel_step: Any) -> None:
@@ -65,6 +65,10 @@ def emit_products(b: Any, tile: Tile, args: "TileArguments") -> list[list[Any]]:
         for p in range(tile.pixels):
             u = v.splat(b, v.load(b, b.add(source, b.mul(pixel_step, i64(p))), element, 1), vector)
             for c in range(tile.vectors):
+                if tile.kind == "dot16":
+                    slot = narrow[p][c]
+                    b.store(b.add(b.load(slot), v.dot_pairs(b, u, w[0][c])), slot)
+                    continue
                 acc = b.load(slots[p][c])
                 if tile.kind == "dot":
                     acc = v.dot_bytes(b, acc, u, w[0][c])
@@ -74,7 +78,7 @@ def emit_products(b: Any, tile: Tile, args: "TileArguments") -> list[list[Any]]:
                     x = b.xor(u, w[0][c])
                     x = b.and_(x, w[1][c]) if tile.kind == "ternary" else x
                     if in_bytes:
-                        slot = counts[p][c]
+                        slot = narrow[p][c]
                         b.store(b.add(b.load(slot), v.ctpop(b, b.bitcast(x, slot.type.pointee))), slot)
                         continue
                     acc = b.add(acc, v.ctpop(b, x))
@@ -83,14 +87,14 @@ def emit_products(b: Any, tile: Tile, args: "TileArguments") -> list[list[Any]]:
     def plane_taps(source: Any) -> None:
         stride = i64(tile.planes * tile.vectors * size)
         if tile.taps:
-            _clear(b, counts)
+            _clear(b, narrow)
             for ky in range(tile.taps):
                 for k in range(tile.taps):
                     at = b.add(b.add(source, b.mul(args.row, i64(ky))), i64(k * word))
                     tap(at, b.add(args.weights, i64((ky * tile.taps + k) * stride.constant)), i64(word))
-            _add_counts(b, slots, counts, tile.bits)
+            _add_narrow(b, slots, narrow, tile)
             return
-        if in_bytes:
+        if narrow:
             runs_of_words(source, stride)
             return
         with cgutils.for_range(b, args.rows, intp=I64) as rows:
@@ -101,11 +105,11 @@ def emit_products(b: Any, tile: Tile, args: "TileArguments") -> list[list[Any]]:
                 tap(at, b.add(weights_row, b.mul(words.index, stride)), args.step_x)
 
     def runs_of_words(source: Any, stride: Any) -> None:
-        # As many whole kernel rows, or else as many words of one, as bytes can count: then they are added to the lanes.
-        span = b.sdiv(i64(MOST_WORDS), args.words)
+        # As many whole kernel rows, or else as many words of one, as narrow lanes hold: then they are added to the lanes.
+        span = b.sdiv(args.span, args.words)
         span = b.select(b.icmp_signed("<", span, i64(1)), i64(1), span)
-        with v.steps(b, args.rows, span) as (first_row, end_row), v.steps(b, args.words, i64(MOST_WORDS)) as (first, end):
-            _clear(b, counts)
+        with v.steps(b, args.rows, span) as (first_row, end_row), v.steps(b, args.words, args.span) as (first, end):
+            _clear(b, narrow)
             with cgutils.for_range(b, b.sub(end_row, first_row), intp=I64) as rows:
                 row = b.add(first_row, rows.index)
                 at_row = b.add(b.add(source, b.mul(row, args.row)), b.mul(first, i64(word)))
@@ -113,9 +117,9 @@ def emit_products(b: Any, tile: Tile, args: "TileArguments") -> list[list[Any]]:
                 with cgutils.for_range(b, b.sub(end, first), intp=I64) as words:
                     at = b.add(at_row, b.mul(words.index, i64(word)))
                     tap(at, b.add(weights_row, b.mul(words.index, stride)), args.step_x)
-            _add_counts(b, slots, counts, tile.bits)
+            _add_narrow(b, slots, narrow, tile)
 
-    if tile.kind in ("dot", "float"):
+    if tile.kind in SUMS:
         plane_taps(args.source)
     else:
         with cgutils.for_range(b, args.planes, intp=I64) as planes:
@@ -138,6 +142,7 @@ class TileArguments:
     rows: Any
     step_x: Any
     words: Any
+    span: Any
     weights: Any
     mode: Any
     limits: Any
@@ -199,7 +204,7 @@ def _emit_row(b: Any, tile: Tile, width: Any, values: list[Any]) -> None:
         step = i64(tile.bits // 8) if tile.taps else row.step_x
         args = replace(row, source=b.add(row.source, b.mul(x, step)), out=b.add(row.out, b.mul(x, row.out_pixel)))
         accs = emit_products(b, tile, args)
-        if tile.kind in ("dot", "float"):
+        if tile.kind in SUMS:
             _emit_rows(b, tile, accs, args)
         else:
             with b.if_else(b.icmp_signed("==", args.mode, i64(MODE_ROW))) as (to_row, to_codes):
@@ -215,7 +220,7 @@ def _emit_row(b: Any, tile: Tile, width: Any, values: list[Any]) -> None:
 @intrinsic
 def run_tiles(
     typingctx: Any, index: Any, width: Any, source: Any, plane: Any, planes: Any, row: Any, rows: Any, step_x: Any, words: Any,
-    weights: Any, mode: Any, limits: Any, out: Any, out_pixel: Any, out_plane: Any,
+    span: Any, weights: Any, mode: Any, limits: Any, out: Any, out_pixel: Any, out_plane: Any,
 ) -> Any:  # fmt: skip
     """One output row of `width` pixels by tile `TILES[index]`; the other arguments are those of `TileArguments`."""
 
@@ -231,7 +236,7 @@ def run_tiles(
         b.position_at_end(done)
         return context.get_dummy_value()
 
-    return types.void(*[types.intp] * 15), codegen
+    return types.void(*[types.intp] * 16), codegen
 
 
 def _emit_tile_function(tile: Tile, b: Any, values: list[Any]) -> None:

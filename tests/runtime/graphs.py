@@ -48,10 +48,10 @@ class Builder:
         _, height, width = self.shapes[source]
         return o, (height + pads[0] + pads[2] - kh) // strides[0] + 1, (width + pads[1] + pads[3] - kw) // strides[1] + 1
 
-    def pixel_conv(self, o, k, stride=1, pad=None, zero_point=121):
+    def pixel_conv(self, o, k, stride=1, pad=None, zero_point=121, largest=64):
         c = self.shapes["input"][0]
         pads = [k // 2 if pad is None else pad] * 4
-        weight = self.rng.integers(-64, 65, (o, c, k, k)).astype(np.int8)
+        weight = self.rng.integers(-largest, largest + 1, (o, c, k, k)).astype(np.int8)
         y = self.name("stem")
         inputs = [
             "input",

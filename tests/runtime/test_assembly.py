@@ -65,6 +65,17 @@ def test_a_dot_product_of_bytes_runs_in_vectors(target):
         assert found(DOTS[target], code), name
 
 
+def test_products_summed_in_16_bits_take_two_instructions():
+    tiles = {name: code for name, code in assembly("AVX2").items() if name.startswith("dot16")}
+    assert tiles
+    for name, code in tiles.items():
+        products, sums, wide = (len(found(f"{i} .*ymm", code)) for i in ("vpmaddubsw", "vpaddw", "vpmaddwd"))
+        assert products == sums > 0, name
+        pixels, vectors = map(int, re.search(r"P(\d+)C(\d+)", name).groups())
+        assert wide == 2 * pixels * vectors, f"{name}: 32-bit sums belong to the end of a span, two registers a vector"
+    assert not [name for target in ("AVX-512", "arm64") for name in assembly(target) if name.startswith("dot16")]
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_no_multiplication_is_fused_with_an_addition(target):
     """A fused one rounds once: other bits than a machine that has none."""

@@ -1,8 +1,10 @@
 """One layer over all shapes: features and codes equal onnxruntime's for every word width, kernel, stride and width."""
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from onnx import numpy_helper as nh
 
 from bitplane.runtime import plan
 
@@ -109,3 +111,14 @@ def test_the_largest_sums_of_bytes_do_not_saturate(build, check, kind):
         "size": [8, 8], "unit": False, "after": "relu", "next_bits": 8, "keep": True, "seed": 2,
     }  # fmt: skip
     check(build(layer), count=2)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("largest", [1, 2, 5, 9, 14, 20, 40, 64])
+def test_the_largest_sum_of_a_filter_is_exact(graphs, check, largest, sign):
+    """Images that are 255 where the weights of one filter have one sign, and 0 elsewhere: the worst for sums in 16 bits."""
+    b = graphs.Builder(largest, 3, 7, 7)
+    b.classifier(b.pixel_conv(20, 7, 1, 0, 0, largest))
+    weight = next(nh.to_array(t) for t in b.initializers if t.name.startswith("weight"))
+    b.images = lambda count: (255 * (sign * weight > 0)).astype(np.uint8)
+    check(b)
