@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bitplane.runtime import LayerInfo
 
-HEADS = ("layer", "weight", "output", "weights", "in", "M mul-adds", "bytes", "smaller", "popcount", "dot", "kernel")
+HEADS = ("layer", "weight", "output", "weights", "in", "M mul-adds", "bytes", "smaller", "popcount", "dot", "look-up", "kernel")
 
 
 class UsageError(Exception):
@@ -28,7 +28,7 @@ def layer_table(layers: Sequence["LayerInfo"]) -> str:
             f"{layer.multiply_adds / 1e6:.2f}",
             str(layer.packed_bytes),
             f"{layer.float_bytes / layer.packed_bytes:.1f}x",
-            *(f"{v / 1e3:.1f}" if v is not None else "" for v in (layer.popcount_cost, layer.dot_cost)),
+            *(f"{v / 1e3:.1f}" if v is not None else "" for v in (layer.popcount_cost, layer.dot_cost, layer.look_up_cost)),
             layer.kernel,
         )
         for layer in layers

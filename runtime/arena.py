@@ -17,6 +17,10 @@ ALIGN = 64
 """Bytes of a cache line, and of the widest vector."""
 
 
+BYTES, FOURS = 8, 2
+"""Bits of a code where codes lie side by side (`CodesLayout.code_bits`)."""
+
+
 def aligned_zeros(size: int) -> NDArray[np.uint8]:
     """`size` zero bytes that start on a cache line."""
     raw = np.zeros(size + ALIGN, np.uint8)
@@ -55,15 +59,17 @@ class Constants:
 
 @dataclass(frozen=True)
 class CodesLayout:
-    """Bit-planes [plane][H + 2 halo][W + 2 halo][words] of codes; bytes [H + 2 halo][W + 2 halo][words] where a word is a code.
+    """Codes in memory, [plane][H + 2 halo][W + 2 halo][words].
 
     Attributes:
-        channels: channels.
+        channels: bits of a pixel in one plane that mean something.
         height: rows without halo.
         width: pixels of a row without halo.
-        planes: activation bits.
+        planes: planes of bits; 1 where a pixel's codes lie side by side.
         halo: zero pixels around.
         bits: bits of a word.
+        code_bits: bits of a code in a word: 1 in bit-planes, 8 where a byte is a code ("bytes"), 2 where a byte holds four
+            codes of 1 or 2 bits, the first lowest ("fours").
     """
 
     channels: int
@@ -72,6 +78,7 @@ class CodesLayout:
     planes: int
     halo: int
     bits: int
+    code_bits: int = 1
 
     @property
     def words(self) -> int:

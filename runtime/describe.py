@@ -28,6 +28,7 @@ class LayerInfo:
         kernel: what runs it.
         popcount_cost: vector instructions it would take by popcounts, as `bitplane.runtime.cost` estimates; or None.
         dot_cost: the same by products of bytes.
+        look_up_cost: the same by tables of sums.
     """
 
     name: str
@@ -41,6 +42,7 @@ class LayerInfo:
     kernel: str
     popcount_cost: float | None = None
     dot_cost: float | None = None
+    look_up_cost: float | None = None
 
 
 def describe(model: Model, kernels: dict[str, str], estimates: Mapping[str, Estimate]) -> list[LayerInfo]:
@@ -64,7 +66,7 @@ def describe(model: Model, kernels: dict[str, str], estimates: Mapping[str, Esti
         else:
             continue
         output = model.tensors[node.output].shape
-        cost = estimates.get(node.name, Estimate(None, None))
+        cost = estimates.get(node.name, Estimate())
         layers.append(
             LayerInfo(
                 node.name,
@@ -78,6 +80,7 @@ def describe(model: Model, kernels: dict[str, str], estimates: Mapping[str, Esti
                 kernels.get(node.name, ""),
                 cost.popcount,
                 cost.dot,
+                cost.look_up,
             )
         )
     return layers

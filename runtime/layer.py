@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from bitplane.runtime import format as fmt
 from bitplane.runtime import machine_code
+from bitplane.runtime.arena import BYTES, FOURS
 from bitplane.runtime.kernels import fields as f
 from bitplane.runtime.model import Conv, Model, Quantizer, Tensor
-from bitplane.runtime.plan import BYTE, make_plan
+from bitplane.runtime.plan import make_plan
 
 OPERATORS = {"binary": fmt.BINARY_CONV, "ternary": fmt.TERNARY_CONV, "quaternary": fmt.QUATERNARY_CONV}
 
@@ -92,8 +93,12 @@ def make_layer(
     codes = arena[at : at + layout.size].reshape(layout.planes, -1)[:, : (layout.height + 2 * layout.halo) * layout.row]
     inner = codes.reshape(layout.planes, layout.height + 2 * layout.halo, -1, layout.pixel)
     edge = slice(layout.halo, layout.halo + size)
-    if layout.bits == BYTE:
+    if layout.code_bits == BYTES:
         inner[0, edge, edge, :channels] = rng.integers(0, 2**bits, (size, size, channels))
+    elif layout.code_bits == FOURS:
+        values = np.zeros((size, size, layout.pixel, 4), np.uint8)
+        values.reshape(size, size, -1)[..., :channels] = rng.integers(0, 2**bits, (size, size, channels))
+        inner[0, edge, edge] = (values << np.arange(0, 8, 2, dtype=np.uint8)).sum(-1, dtype=np.uint8)
     else:
         values = rng.integers(0, 2, (bits, size, size, layout.words * layout.bits)).astype(np.uint8)
         values[..., channels:] = 0

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitplane.runtime import format as fmt
-from bitplane.runtime.kernels.shapes import Tile
+from bitplane.runtime.kernels.shapes import LOOK_UPS, Tile
 from bitplane.runtime.model import Conv, Quantizer
 
 BLOCK = 16
@@ -105,6 +105,74 @@ def _most_of_runs(sums: NDArray[np.int32], span: int) -> int:
     return int(np.add.reduceat(sums, np.arange(0, words, span), axis=2).max())
 
 
+def four_words(conv: Conv, pixel: int) -> list[NDArray[np.generic]]:
+    """Indices into tables of sums, uint8 [R, kh, kw * `pixel`], one for four channels: for codes stored in fours.
+
+    Binary and quaternary weights: their four sign bits, the first lowest, of one or two planes (32 rows for 16 channels).
+    Ternary ones: the bits of the positive channels, and those of the negative ones.
+    """
+    o, kh, kw, c = conv.weight_shape
+    rows = pad_channels(o)
+    bits = np.zeros((len(conv.planes), rows, kh, kw, 4 * pixel), np.uint8)
+    for plane, packed in zip(bits, conv.planes, strict=True):
+        plane[:o, ..., :c] = fmt.unpack_plane(packed, conv.weight_shape)
+    if conv.op == fmt.TERNARY_CONV:
+        bits = np.stack([bits[1] & ~bits[0], bits[1] & bits[0]])
+    fours = bits.reshape(len(bits), rows, kh, kw * pixel, 4)
+    indices = (fours << np.arange(4, dtype=np.uint8)).sum(-1, dtype=np.uint8)
+    if conv.op == fmt.QUATERNARY_CONV:
+        pairs = indices.reshape(2, rows // BLOCK, BLOCK, kh, kw * pixel).swapaxes(0, 1)
+        return [pairs.reshape(2 * rows, kh, kw * pixel)]
+    return list(indices)
+
+
+def center(op: str, bits: int) -> float:
+    """What codes of 1 or 2 bits count from in a table: sums of four are whole, and small, so that a byte holds many."""
+    return bits - 1 if op == fmt.TERNARY_CONV else (2**bits - 1) / 2
+
+
+def four_bound(op: str, bits: int) -> int:
+    """Largest magnitude of the sum of four products that a look-up of codes of `bits` bits adds."""
+    top = 2**bits - 1
+    return int(4 * max(top - center(op, bits), center(op, bits)))
+
+
+def count_spans(rows: int, words: int, span: int) -> int:
+    """Spans of a tile over kernel rows of `words` words: whole rows, as many as fit, or else parts of one."""
+    whole = span // words
+    return -(-rows // whole) if whole else rows * -(-words // span)
+
+
+def four_span(op: str, bits: int, words: int) -> int:
+    """Words that a look-up tile adds in bytes: whole kernel rows of `words`, or equal parts of one, even for loops of two."""
+    most = 127 // four_bound(op, bits) // 2 * 2
+    if words <= most:
+        return most
+    part = -(-words // -(-words // most))
+    return part + part % 2
+
+
+def four_table(op: str, bits: int) -> NDArray[np.int8]:
+    """Sums int8 [256, 16], for a byte of four codes and four weight bits (`four_words`); codes count from their `center`."""
+    fields = np.arange(4)
+    codes = (np.arange(256)[:, None] >> 2 * fields & 3) - center(op, bits)
+    chosen = np.arange(16)[:, None] >> fields & 1
+    return (codes @ (chosen if op == fmt.TERNARY_CONV else 1 - 2 * chosen).T).astype(np.int8)
+
+
+def four_offsets(conv: Conv, pixel: int, bits: int) -> NDArray[np.int32]:
+    """What to add to a look-up tile's sum, as `offsets` for the others, [O padded]."""
+    o, kh, kw, _ = conv.weight_shape
+    counts = [np.bitwise_count(p).sum(1, dtype=np.int64) for p in conv.planes]
+    out = np.zeros(pad_channels(o), np.int64)
+    if conv.op == fmt.TERNARY_CONV:
+        out[:o] = center(conv.op, bits) * (counts[1] - 2 * counts[0])
+    else:
+        signs = [kh * kw * 4 * pixel - 2 * n for n in counts]  # even, as padding counts too: half of it is whole
+        out[:o] = center(conv.op, bits) * (signs[0] if len(signs) == 1 else 13 * signs[0] + 7 * signs[1])
+    return out.astype(np.int32)
+
+
 def pack_weights(words: list[NDArray[np.generic]], tile: Tile) -> NDArray[np.generic]:
     """[R, kh, words] of each plane to one contiguous array [group, kh, words, plane, vector, lane]."""
     stack = np.stack(words)
@@ -187,8 +255,12 @@ def _bisect(
 
 
 def pack_levels(levels: NDArray[np.int64], rows: int, tile: Tile) -> NDArray[np.generic]:
-    """[level, O] to [group, level, vector, lane] of the lane type; padding channels are never reached."""
-    wide = np.full((levels.shape[0], rows), 2**tile.bits - 1, np.uint64)
-    wide[:, : levels.shape[1]] = levels
-    split = wide.reshape(levels.shape[0], rows // tile.group, tile.group).transpose(1, 0, 2)
-    return np.ascontiguousarray(split).astype(f"<u{tile.bits // 8}")
+    """[level, O] to [group, level, vector, lane] of the lane type; padding channels are never reached.
+
+    Sums of look-ups are signed, and have three levels: those that are missing are never reached either.
+    """
+    signed = tile.kind in LOOK_UPS
+    wide = np.full((3 if signed else len(levels), rows), 2 ** (tile.bits - signed) - 1, np.int64 if signed else np.uint64)
+    wide[: len(levels), : levels.shape[1]] = levels
+    split = wide.reshape(len(wide), rows // tile.group, tile.group).transpose(1, 0, 2)
+    return np.ascontiguousarray(split).astype(f"<{'i' if signed else 'u'}{tile.bits // 8}")

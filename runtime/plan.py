@@ -6,11 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitplane.runtime import format as fmt
-from bitplane.runtime.arena import Arena, CodesLayout, Constants, FeaturesLayout
-from bitplane.runtime.cost import KINDS, Estimate, cheapest_tile, codes_cost, prefer_dot
+from bitplane.runtime.arena import BYTES, FOURS, Arena, CodesLayout, Constants, FeaturesLayout
+from bitplane.runtime.cost import KINDS, LOOK_UP, Estimate, cheapest_tile, codes_cost
 from bitplane.runtime.errors import ModelError
 from bitplane.runtime.kernels import fields as f
-from bitplane.runtime.kernels.shapes import has_short_dot, tiles_for
+from bitplane.runtime.kernels.shapes import is_narrow, tiles_for
 from bitplane.runtime.kernels.target import MACHINE, Cpu
 from bitplane.runtime.lower import Step, lower
 from bitplane.runtime.memory import memory_limit
@@ -33,6 +33,11 @@ from bitplane.runtime.packing import (
     LEAST_SPAN,
     byte_words,
     float_levels,
+    four_bound,
+    four_offsets,
+    four_span,
+    four_table,
+    four_words,
     integer_levels,
     lane_words,
     offsets,
@@ -45,8 +50,6 @@ from bitplane.runtime.packing import (
 
 MAX_BYTES = 1 << 32
 """Most bytes of constants and of one arena; a model that asks for more is refused before the arena is allocated."""
-
-BYTE = 8
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,7 @@ class _Planner:
     names: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     kernels: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     halos: list[tuple[CodesLayout, int]] = field(default_factory=list[tuple[CodesLayout, int]])
+    tables: dict[tuple[bool, int], int] = field(default_factory=dict[tuple[bool, int], int])  # (ternary, bits): constants
 
     def plan(self, inputs: tuple[str, ...]) -> Plan:
         """Place and emit every step."""
@@ -176,16 +180,25 @@ class _Planner:
         readers = self.convolutions.get(name, [])
         channels, height, width = tensor.shape
         halo = max((p for n in readers for p in n.pads), default=0)
-        in_bytes = CodesLayout(BYTE * pad_channels(channels), height, width, 1, halo, BYTE)
         sums = max((n.weight_shape[1] * n.weight_shape[2] * channels * (2**tensor.bits - 1) for n in readers), default=0)
-        planes = CodesLayout(channels, height, width, tensor.bits, halo, word_bits(channels, sums))
-        totals = [0.0, 0.0]
+        layouts = {"popcount": CodesLayout(channels, height, width, tensor.bits, halo, word_bits(channels, sums))}
+        if tensor.bits > 1:
+            layouts["dot"] = CodesLayout(8 * pad_channels(channels), height, width, 1, halo, 8, BYTES)
+        if tensor.bits <= 2 and is_narrow(self.cpu) and all(self._fits_look_up(n, tensor.bits) for n in readers):
+            layouts["look_up"] = CodesLayout(2 * pad_channels(channels), height, width, 1, halo, 8, FOURS)
+        costs: dict[str, list[float]] = {product: [] for product in layouts}
         for n in readers:
             size = self.model.tensors[n.output].shape[1:]
-            popcount, dot = (codes_cost(n, layout, *size, self.cpu) for layout in (planes, in_bytes))
-            self.estimates[n.name] = Estimate(popcount, dot if tensor.bits > 1 else None)
-            totals = [totals[0] + popcount, totals[1] + dot]
-        return in_bytes if prefer_dot(totals[0], totals[1], tensor.bits) else planes
+            for product, layout in layouts.items():
+                costs[product].append(codes_cost(n, layout, *size, self.cpu))
+            self.estimates[n.name] = Estimate(**{product: found[-1] for product, found in costs.items()})
+        return layouts[min(layouts, key=lambda product: sum(costs[product]))]
+
+    @staticmethod
+    def _fits_look_up(conv: Conv, bits: int) -> bool:
+        """Whether 16 bits hold a look-up tile's sum, with one value to spare for "never"."""
+        _, kh, kw, c = conv.weight_shape
+        return four_bound(conv.op, bits) * kh * kw * pad_channels(c) // 4 < 2**15 - 1
 
     def _take(self, name: str) -> None:
         tensor = self.model.tensors[name]
@@ -239,25 +252,31 @@ class _Planner:
         if conv.pixel_weight is not None:
             layout, at = self._image(conv)
             bits, words, top, planes = 32, -(-kw * c // 4), 1, 1
-            plane, taps = 0, 0
-        elif self.codes[conv.source][0].bits == BYTE:
+            plane, taps, weights = 0, 0, lane_words(conv, bits)
+        elif self.codes[conv.source][0].code_bits == BYTES:
             layout, at = self.codes[conv.source]
             bits, words, top, planes = 32, kw * layout.pixel // 4, 255, 1
-            plane, taps = 0, 0
+            plane, taps, weights = 0, 0, byte_words(conv, layout.pixel)
+        elif self.codes[conv.source][0].code_bits == FOURS:
+            layout, at = self.codes[conv.source]
+            bits, words, top, planes = 16, kw * layout.pixel, 2 ** self.model.tensors[conv.source].bits - 1, 1
+            plane, taps, weights = 0, 0, four_words(conv, layout.pixel)
         else:
             layout, at = self.codes[conv.source]
             bits, planes = layout.bits, layout.planes
             words, top, plane = kw * layout.words, 2**planes - 1, layout.plane
             taps = kh if kh == kw == words and conv.strides[1] == 1 else 0
-        is_dot = plane == 0
-        weights = byte_words(conv, layout.pixel) if is_dot and conv.pixel_weight is None else lane_words(conv, bits)
+            weights = lane_words(conv, bits)
+        by_table = layout.code_bits == FOURS
+        is_dot = plane == 0 and not by_table
+        code_bits = self.model.tensors[conv.source].bits or 8
         rows, kind, span = weights[0].shape[0], KINDS.get(conv.op, "dot"), BITS_SPAN
-        if is_dot and has_short_dot(self.cpu):
-            most = 255 if conv.pixel_weight is not None else 2 ** self.model.tensors[conv.source].bits - 1
-            span = pairs_span(weights[0], most)
-            kind = "dot16" if span >= LEAST_SPAN else "dot"
+        if by_table:
+            kind, span = LOOK_UP[conv.op], four_span(conv.op, code_bits, words)
+            row[f.TABLE] = self._table(conv.op, code_bits)
         elif is_dot:
-            kind = "dot"
+            span = pairs_span(weights[0], 2**code_bits - 1) if is_narrow(self.cpu) else 1
+            kind = "dot16" if span >= LEAST_SPAN and is_narrow(self.cpu) else "dot"
         quaternary = conv.op == fmt.QUATERNARY_CONV and not is_dot
         index, _ = cheapest_tile(kind, bits, rows, width, taps, 2 * BLOCK if quaternary else BLOCK, self.cpu)
         tile = tiles_for(self.cpu)[index]
@@ -273,30 +292,46 @@ class _Planner:
         row[f.SRC_KIND] = f.FROM_PLANE_PAIRS if quaternary else f.FROM_ACCUMULATORS
         row[f.VECTORS] = tile.group // BLOCK // (2 if quaternary else 1)
         quantizer = step.quantizer
-        name = "dot u8s8" if is_dot else f"popcount {'quaternary' if quaternary else kind} x{planes}b"
+        levels_name = "quaternary" if quaternary else KINDS.get(conv.op, "")
+        name = "dot u8s8" if is_dot else f"{'look-up' if by_table else 'popcount'} {levels_name} x{code_bits}b"
         if (
             not is_dot
             and conv.op in (fmt.BINARY_CONV, fmt.TERNARY_CONV)
             and quantizer is not None
             and quantizer.bits <= 2
-            and self.codes[quantizer.output][0].bits != BYTE
+            and self.codes[quantizer.output][0].code_bits == layout.code_bits
             and step.residual is None
             and step.stored is None
         ):
-            levels = pack_levels(integer_levels(conv, top, step.relu, quantizer), rows, tile)
-            row[f.MODE] = f.MODE_ONE if quantizer.bits == 1 else f.MODE_TWO
+            sums = integer_levels(conv, top, step.relu, quantizer)
+            if by_table:
+                sums += (offsets(conv, top) - four_offsets(conv, layout.pixel, code_bits))[:o]
+            levels = pack_levels(sums, rows, tile)
+            row[f.MODE] = f.MODE_FOURS if by_table else f.MODE_ONE if quantizer.bits == 1 else f.MODE_TWO
             row[f.LIMITS], row[f.LIMITS_GROUP] = self.constants.add(levels), levels[0].nbytes
             self._codes_out(row, quantizer.output)
             self.kernels.append((conv.name, f"{name}, {tile}, threshold epilogue"))
             return
-        signed = is_dot and conv.pixel_weight is None  # the weights themselves, nothing to subtract
-        row[f.OFFSET] = self.constants.add(np.zeros(pad_channels(o), np.int32) if signed else offsets(conv, top))
+        if by_table:
+            offset = four_offsets(conv, layout.pixel, code_bits)
+        elif is_dot and conv.pixel_weight is None:  # the weights themselves, nothing to subtract
+            offset = np.zeros(pad_channels(o), np.int32)
+        else:
+            offset = offsets(conv, top)
+        row[f.OFFSET] = self.constants.add(offset)
         for column, values in ((f.SCALE, conv.scale), (f.BIAS, conv.bias)):
             wide = np.zeros(pad_channels(o), np.float32)
             wide[:o] = values
             row[column] = self.constants.add(wide)
         self._epilogue(row, step, o)
         self.kernels.append((conv.name, f"{name}, {tile}, float epilogue{self._epilogue_name(step)}"))
+
+    def _table(self, op: str, bits: int) -> int:
+        """Where the table of sums lies; layers share it."""
+        key = (op == fmt.TERNARY_CONV, bits)
+        if key not in self.tables:
+            self.tables[key] = self.constants.add(four_table(op, bits))
+        return self.tables[key]
 
     def _float_conv(self, row: NDArray[np.int64], step: Step, conv: FloatConv) -> None:
         """Convolution of float32 words; groups become zeros of a dense weight."""
@@ -377,7 +412,7 @@ class _Planner:
     def _image(self, conv: Conv) -> tuple[CodesLayout, int]:
         """Emit the step that interleaves the image in a halo of the zero point; a pixel is `channels` words of 8 bits."""
         channels, height, width = self.model.tensors[conv.source].shape
-        layout = CodesLayout(8 * channels, height, width, 1, max(conv.pads), 8)
+        layout = CodesLayout(8 * channels, height, width, 1, max(conv.pads), 8, BYTES)
         at = self.arena.reserve(layout.size + 8)
         self.arena.fills.append((at, layout.size, conv.zero_point))
         row = np.zeros(f.FIELDS, np.int64)
@@ -406,14 +441,18 @@ class _Planner:
 
     def _quantizer(self, row: NDArray[np.int64], quantizer: Quantizer, channels: int) -> None:
         self._codes_out(row, quantizer.output)
-        in_bytes = self.codes[quantizer.output][0].bits == BYTE
-        if quantizer.bits > 2 or in_bytes:
-            row[f.QUANT] = f.QUANT_BYTES if in_bytes else f.QUANT_DIVIDE
+        code_bits = self.codes[quantizer.output][0].code_bits
+        if quantizer.bits > 2 or code_bits == BYTES:
+            row[f.QUANT] = f.QUANT_BYTES if code_bits == BYTES else f.QUANT_DIVIDE
             row[f.STEP] = self.constants.add(np.array([quantizer.step], np.float32))
             return
-        row[f.QUANT] = f.QUANT_ONE if quantizer.bits == 1 else f.QUANT_TWO
-        levels = np.full((2**quantizer.bits - 1, pad_channels(channels)), np.inf, np.float32)
-        levels[:, :channels] = np.array(float_levels(quantizer))[:, None]
+        if code_bits == FOURS:
+            row[f.QUANT] = f.QUANT_FOURS
+        else:
+            row[f.QUANT] = f.QUANT_ONE if quantizer.bits == 1 else f.QUANT_TWO
+        reached = float_levels(quantizer)
+        levels = np.full((3 if code_bits == FOURS else len(reached), pad_channels(channels)), np.nan, np.float32)
+        levels[: len(reached), :channels] = np.array(reached)[:, None]
         row[f.LEVELS], row[f.LEVELS_STRIDE] = self.constants.add(levels), levels[0].nbytes
 
     def _epilogue_name(self, step: Step) -> str:

@@ -8,10 +8,10 @@ tile's words as in `bitplane.runtime.cost`, and around them, in vectors of 256 b
 |---|---|
 | tile and kernel row | 47 |
 | vector of a tile and plane, bits counted a byte | 13 |
-| vector of a tile and span of words, products summed in 16 bits | 48 |
+| vector of a tile and span of words: products summed in 16 bits; look-ups | 48; 8 |
 | row of a channel group | 270 |
 | 16 results that leave by the float epilogue: from features, accumulators, sums, plane pairs | 11, 34, 34, 85 |
-| the same, codes of 1, 2 bits by thresholds; others by division | 9, 27; 25 |
+| the same, codes of 1, 2 bits by thresholds, four a byte; others by division | 9, 27, 30; 25 |
 | vector and threshold, where accumulators become codes in registers | 6 |
 
 fitted to callgrind's counts of every step of twelve networks compiled for Haswell: single convolutions come out within 14 % of
@@ -24,12 +24,13 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from bitplane.runtime.cost import word_cost
+from bitplane.runtime.cost import LOOK_UP_SPAN, word_cost
 from bitplane.runtime.describe import describe
 from bitplane.runtime.errors import InputError
 from bitplane.runtime.kernels import fields as f
-from bitplane.runtime.kernels.shapes import tiles_for
+from bitplane.runtime.kernels.shapes import LOOK_UPS, tiles_for
 from bitplane.runtime.kernels.target import CPUS, Cpu
+from bitplane.runtime.packing import count_spans
 from bitplane.runtime.parse import parse
 from bitplane.runtime.plan import make_plan
 
@@ -41,7 +42,7 @@ PLANE_VECTOR, FAST_PLANE_VECTOR = 13, 1
 SPAN_VECTOR = 48
 GROUP_ROW = 270
 EPILOGUE = {f.FROM_FEATURES: 11, f.FROM_ACCUMULATORS: 34, f.FROM_SUMS: 34, f.FROM_PLANE_PAIRS: 85}
-QUANTIZE = {f.QUANT_NONE: 0, f.QUANT_ONE: 9, f.QUANT_TWO: 27, f.QUANT_DIVIDE: 25, f.QUANT_BYTES: 25}
+QUANTIZE = {f.QUANT_NONE: 0, f.QUANT_ONE: 9, f.QUANT_TWO: 27, f.QUANT_DIVIDE: 25, f.QUANT_BYTES: 25, f.QUANT_FOURS: 30}
 THRESHOLD = 6
 COPY, NORMALIZE, POOL_TAP = 28, 350, 12  # of 16 features
 SCALAR_PIXEL = 16  # where there are not three channels to interleave
@@ -189,17 +190,16 @@ def _conv_instructions(row: list[int], cpu: Cpu, width: float) -> float:
     words = runs * prod((row[f.KERNEL_ROWS], row[f.KERNEL_WORDS]))
     vectors = tile.pixels * tile.group * tile.bits / 256
     is_bits = tile.kind in ("binary", "ternary")
+    is_spanned = tile.kind == "dot16" or tile.kind in LOOK_UPS
     fast = is_bits and cpu.popcount
     out = words * word_cost(tile, cpu) + GROUP_ROW * rows
     if not tile.taps:
         out += (FAST_KERNEL_ROW if fast else KERNEL_ROW) * runs * row[f.KERNEL_ROWS]
     if is_bits:
         out += width * (FAST_PLANE_VECTOR if fast else PLANE_VECTOR) * runs * vectors
-    if tile.kind == "dot16":
-        span, row_words = row[f.SPAN], row[f.KERNEL_WORDS]
-        whole_rows = span // row_words
-        spans = -(-row[f.KERNEL_ROWS] // whole_rows) if whole_rows else row[f.KERNEL_ROWS] * -(-row_words // span)
-        out += SPAN_VECTOR * runs * spans * vectors
+    if is_spanned:
+        spans = count_spans(row[f.KERNEL_ROWS], row[f.KERNEL_WORDS], row[f.SPAN])
+        out += (SPAN_VECTOR if tile.kind == "dot16" else LOOK_UP_SPAN) * runs * spans * vectors
     if row[f.MODE]:
         return out + width * THRESHOLD * (3 if row[f.MODE] == f.MODE_TWO else 1) * count * vectors
     return out + width * _epilogue(row)

@@ -36,7 +36,8 @@ def run_conv(steps, i, arena, constants, part, parts) -> None:  # noqa: ANN001
         y = item - group * height
         out = scratch
         if mode != f.MODE_ROW:
-            out = arena + steps[i, f.CODES] + y * steps[i, f.CODES_ROW] + group * (group_channels // 8)
+            group_bytes = group_channels // 4 if mode == f.MODE_FOURS else group_channels // 8
+            out = arena + steps[i, f.CODES] + y * steps[i, f.CODES_ROW] + group * group_bytes
             out_pixel = steps[i, f.CODES_PIXEL]
         run_tiles(
             steps[i, f.TILE],
@@ -49,6 +50,7 @@ def run_conv(steps, i, arena, constants, part, parts) -> None:  # noqa: ANN001
             steps[i, f.SRC_STEP_X],
             steps[i, f.KERNEL_WORDS],
             steps[i, f.SPAN],
+            constants + steps[i, f.TABLE],
             constants + steps[i, f.WEIGHTS] + group * steps[i, f.WEIGHTS_GROUP],
             mode,
             constants + steps[i, f.LIMITS] + group * steps[i, f.LIMITS_GROUP],

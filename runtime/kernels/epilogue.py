@@ -4,7 +4,7 @@
     f = f + residual
     f = relu(f)
     codes: 1 and 2 bits by comparing f with exact float thresholds, 4 and 8 bits by min(max(rint(f / step), 0), 2^A - 1);
-           8-bit codes are stored as bytes, for the dot product, all others as bit-planes
+           stored as the convolutions that read them want: bit-planes, bytes, or four codes of 1 or 2 bits a byte
 
 Channels are handled 16 at a time, all planes of a code packed by compare masks. It equals ONNX's operators bit for bit.
 """
@@ -53,6 +53,8 @@ def _emit_quantize(
         m = [b.bitcast(b.fcmp_ordered(">=", value, level), I16) for level in levels]
         v.store(b, b.xor(b.xor(m[0], m[1]), m[2]), out, 1)
         v.store(b, m[1], b.add(out, plane), 1)
+    elif kind == f.QUANT_FOURS:
+        v.store(b, v.pack_fours(b, [b.fcmp_ordered(">=", value, level) for level in levels], 32), out, 1)
     elif kind in (f.QUANT_DIVIDE, f.QUANT_BYTES):
         code = v.rint(b, b.fdiv(value, step))
         zero = v.constant(F32X16, 0.0)
@@ -97,7 +99,7 @@ def _emit_row(b: Any, source_kind: int, quant_kind: int, a: RowArguments) -> Non
     lowest = b.select(b.icmp_signed("!=", a.relu, i64(0)), ir.Constant(F32, 0.0), ir.Constant(F32, -math.inf))
     lowest = v.splat(b, lowest, F32X16)
     keep = b.icmp_signed("!=", a.store, i64(0))
-    count = {f.QUANT_ONE: 1, f.QUANT_TWO: 3}.get(quant_kind, 0)
+    count = {f.QUANT_ONE: 1, f.QUANT_TWO: 3, f.QUANT_FOURS: 3}.get(quant_kind, 0)
     step = top = None
     if quant_kind in (f.QUANT_DIVIDE, f.QUANT_BYTES):
         step = v.splat(b, v.load(b, a.step, F32, 4), F32X16)
@@ -120,7 +122,7 @@ def _emit_row(b: Any, source_kind: int, quant_kind: int, a: RowArguments) -> Non
             value = b.select(b.fcmp_ordered(">", lowest, value), lowest, value)  # in this order a NaN stays one
             with b.if_then(keep):
                 v.store(b, value, b.add(b.add(a.features, at), b.mul(x, a.features_pixel)), 4)
-            size = 16 if quant_kind == f.QUANT_BYTES else 2  # bytes of 16 codes in one plane
+            size = {f.QUANT_BYTES: 16, f.QUANT_FOURS: 4}.get(quant_kind, 2)  # bytes of 16 codes in one plane
             out = b.add(b.add(a.codes, b.mul(block.index, i64(size))), b.mul(x, a.codes_pixel))
             _emit_quantize(b, quant_kind, value, levels, step, top, a.planes, out, a.codes_plane)
 
@@ -159,7 +161,11 @@ QUANTS = len(f.QUANTS)
 def run_epilogue(steps, i, arena, constants, group, y, source, source_pixel) -> None:  # noqa: ANN001
     """Finish row `y` of channel group `group` of step `i`; `source` is the address of its accumulators or features."""
     at = group * steps[i, f.VECTORS] * BLOCK
-    code_bytes = 16 if steps[i, f.QUANT] == f.QUANT_BYTES else 2
+    code_bytes = 2
+    if steps[i, f.QUANT] == f.QUANT_BYTES:
+        code_bytes = 16
+    elif steps[i, f.QUANT] == f.QUANT_FOURS:
+        code_bytes = 4
     _row(
         steps[i, f.SRC_KIND] * QUANTS + steps[i, f.QUANT],
         steps[i, f.WIDTH],

@@ -58,7 +58,8 @@ MEAN = 51  # C: float32
 STD = 52  # C: float32
 LOW = 53  # C: float32, smallest and largest value of a quantizer, one after the other
 SPAN = 54  # words whose sums narrow lanes hold, for tiles that count in narrow lanes
-FIELDS = 55
+TABLE = 55  # C: tables of a look-up tile, 16 bytes for each value of a byte of codes
+FIELDS = 56
 
 ARGUMENTS = 11
 """Arguments of the walker, all int64."""
@@ -83,10 +84,12 @@ SOURCES = (FROM_ACCUMULATORS, FROM_PLANE_PAIRS, FROM_FEATURES, FROM_SUMS)
 MODE_ROW = 0  # accumulators go through a scratch row to the float epilogue
 MODE_ONE = 1  # one threshold in registers: 1-bit codes
 MODE_TWO = 2  # three thresholds in registers: 2-bit codes
+MODE_FOURS = 3  # the same, four codes a byte
 
 QUANT_NONE = 0
 QUANT_ONE = 1  # one float threshold
 QUANT_TWO = 2  # three float thresholds
 QUANT_DIVIDE = 3  # divide by the step and round
 QUANT_BYTES = 4  # the same, one byte a code instead of planes
-QUANTS = (QUANT_NONE, QUANT_ONE, QUANT_TWO, QUANT_DIVIDE, QUANT_BYTES)
+QUANT_FOURS = 5  # three float thresholds, four codes a byte
+QUANTS = (QUANT_NONE, QUANT_ONE, QUANT_TWO, QUANT_DIVIDE, QUANT_BYTES, QUANT_FOURS)

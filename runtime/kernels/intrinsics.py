@@ -105,10 +105,14 @@ def _sum_bytes_avx2(b: Any, value: Any, bits: int) -> Any:
     return b.call(to_sums, [pairs, constant(i16, 1)])
 
 
+def ceil_div(b: Any, count: Any, step: Any) -> Any:
+    """Count / step, rounded up; both positive."""
+    return b.sdiv(b.add(count, b.sub(step, i64(1))), step)
+
+
 @contextmanager
-def steps(b: Any, count: Any, step: Any) -> Iterator[tuple[Any, Any]]:
-    """Loop over [0, count) in ranges of at most `step`: first and one past the last of each."""
-    runs = b.sdiv(b.add(count, b.sub(step, i64(1))), step)
+def steps(b: Any, count: Any, step: Any, runs: Any) -> Iterator[tuple[Any, Any]]:
+    """Loop over [0, count) in `runs` ranges of at most `step`: first and one past the last of each."""
     with cgutils.for_range(b, runs, intp=I64) as loop:
         first = b.mul(loop.index, step)
         end = b.add(first, step)
@@ -154,6 +158,36 @@ def sum_pairs(b: Any, value: Any) -> Any:
     to_sums = cgutils.get_or_insert_function(b.module, ir.FunctionType(i32, [i16, i16]), "llvm.x86.avx2.pmadd.wd")
     halves = [b.call(to_sums, [_lanes(b, value, at, 16), constant(i16, 1)]) for at in (0, 16)]
     return b.shuffle_vector(*halves, ir.Constant(I32X16, list(range(16))))
+
+
+def pack_fours(b: Any, reached: list[Any], bits: int) -> Any:
+    """Codes, the number of masks <n x i1> that are true, as bytes of four codes of 2 bits, the first lowest: <n / 4 x i8>.
+
+    The masks come from comparisons of lanes of `bits` bits.
+    """
+    count = reached[0].type.count
+    lanes = ir.VectorType(ir.IntType(bits), count)
+    total = b.zext(reached[0], lanes)
+    for mask in reached[1:]:
+        total = b.add(total, b.zext(mask, lanes))
+    total = b.trunc(total, ir.VectorType(I8, count))
+    words = ir.VectorType(I32, count // 4)
+    x = b.bitcast(total, words)
+    for code in range(1, 4):
+        x = b.or_(x, b.lshr(b.bitcast(total, words), constant(words, 6 * code)))
+    return b.trunc(x, ir.VectorType(I8, count // 4))
+
+
+def look_up(b: Any, table: Any, indices: Any) -> Any:
+    """Bytes of a table <16 x i8> at the indices below 16 of <16 x i8> or <32 x i8> (SSSE3, AVX2)."""
+    count = indices.type.count
+    if count == 16:
+        kind = ir.FunctionType(indices.type, [indices.type] * 2)
+        return b.call(cgutils.get_or_insert_function(b.module, kind, "llvm.x86.ssse3.pshuf.b.128"), [table, indices])
+    lanes = ir.Constant(ir.VectorType(I32, count), list(range(16)) * (count // 16))
+    both = b.shuffle_vector(table, ir.Constant(table.type, ir.Undefined), lanes)
+    kind = ir.FunctionType(indices.type, [indices.type] * 2)
+    return b.call(cgutils.get_or_insert_function(b.module, kind, "llvm.x86.avx2.pshuf.b"), [both, indices])
 
 
 def emit_call(b: Any, name: str, arguments: list[Any], emit: Callable[[Any, list[Any]], None], compact: bool = False) -> None:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from bitplane.runtime.kernels.target import MACHINE, Cpu
 
-Kind = Literal["binary", "ternary", "dot", "dot16", "float"]
+Kind = Literal["binary", "ternary", "binary look-up", "ternary look-up", "dot", "dot16", "float"]
 
 
 @dataclass(frozen=True)
@@ -14,9 +14,9 @@ class Tile:
     """Shape of one compiled tile.
 
     Attributes:
-        kind: product: "binary" and "ternary" popcounts, "dot" of 4 uint8 and 4 int8, "dot16": the same, summed in 16 bits
-            first, or "float": multiply and add, each rounded.
-        bits: bits of a word and of a lane.
+        kind: product: "binary" and "ternary" popcounts, or the same by "look-up" of four codes at once; "dot" of 4 uint8 and
+            4 int8, or "dot16": the same, summed in 16 bits first; "float": multiply and add, each rounded.
+        bits: bits of a lane, and of a word (look-ups: 8).
         lanes: lanes of a vector.
         pixels: P, output pixels of a row.
         vectors: C, vectors of output channels; `vectors * lanes` channels are a group.
@@ -38,7 +38,12 @@ class Tile:
     @property
     def planes(self) -> int:
         """Weight vectors a word needs."""
-        return 2 if self.kind == "ternary" else 1
+        return 2 if self.kind in ("ternary", "ternary look-up") else 1
+
+    @property
+    def word(self) -> int:
+        """Bytes of a word of codes; a weight has as many in its lane."""
+        return 1 if self.kind in LOOK_UPS else self.bits // 8
 
     def __str__(self) -> str:
         return f"{self.bits}-bit lanes, P{self.pixels}C{self.vectors}" + (
@@ -104,12 +109,24 @@ def _short_tiles() -> list[Tile]:
     return [Tile("dot16", 32, 16, p, c) for p, c in ((4, 1), (1, 1), (2, 2))]
 
 
+def _look_up_tiles(kind: Kind) -> list[Tile]:
+    return [
+        Tile(kind, 16, lanes, p, c) for lanes, p, c in ((32, 2, 2), (32, 1, 2), (32, 3, 1), (32, 1, 1), (16, 4, 1), (16, 1, 1))
+    ]
+
+
 SUMS: tuple[Kind, ...] = ("dot", "dot16", "float")
 """Kinds of products of numbers, not of bits."""
 
+LOOK_UPS: tuple[Kind, ...] = ("binary look-up", "ternary look-up")
+"""Kinds that take sums of four products from a table."""
 
-def has_short_dot(cpu: Cpu) -> bool:
-    """Whether a processor's kernels have "dot16" tiles: where a dot product of bytes takes several instructions."""
+
+def is_narrow(cpu: Cpu) -> bool:
+    """Whether a processor's kernels have "dot16" and "look-up" tiles: AVX2 alone.
+
+    There a dot product of bytes and a popcount take several instructions each, and a table of 16 bytes is read by one.
+    """
     return cpu.avx2 and not cpu.avx512
 
 
@@ -118,7 +135,8 @@ def tiles_for(cpu: Cpu) -> tuple[Tile, ...]:
     """Every tile that the kernels of a processor contain."""
     popcount_tiles = _popcount_tiles if cpu.popcount else _byte_tiles
     sums = _wide_tiles() if cpu.avx512 else _narrow_tiles()
-    return (*popcount_tiles("binary"), *popcount_tiles("ternary"), *sums, *(_short_tiles() if has_short_dot(cpu) else []))
+    more = (*_short_tiles(), *(t for kind in LOOK_UPS for t in _look_up_tiles(kind))) if is_narrow(cpu) else ()
+    return (*popcount_tiles("binary"), *popcount_tiles("ternary"), *sums, *more)
 
 
 TILES: tuple[Tile, ...] = tiles_for(MACHINE)

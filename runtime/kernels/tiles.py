@@ -14,6 +14,11 @@ Where lanes have no popcount instruction (AVX2, NEON), bits are counted a byte, 
 span of up to 31 words: 1.6 times as fast on Zen 3 as a popcount of every lane. A "dot16" tile sums pairs of byte products in 16
 bits likewise, over the span of words in which this layer's weights cannot overflow them.
 
+A "look-up" tile reads bytes of four codes of 1 or 2 bits. For each value of such a byte there is a table of its 16 sums with
+four weights of {-1, 1}: the byte chooses the table, and four weight bits of every output channel, a byte each, choose from it,
+32 channels an instruction. A ternary weight takes the sum over its positive channels less that over its negative ones. Codes
+count from a center, so that sums are small (`bitplane.runtime.packing`): bytes hold them over a span of words.
+
 Where the consumer takes 1- or 2-bit codes of this layer alone, quantizing is comparing the accumulator with 1 or 3 integers, in
 registers; otherwise accumulators go as int32 to a scratch row that the float epilogue reads while it is in L1.
 """
@@ -29,7 +34,7 @@ from numba.core import cgutils
 from bitplane.runtime.kernels import intrinsics as v
 from bitplane.runtime.kernels.fields import MODE_ONE, MODE_ROW
 from bitplane.runtime.kernels.intrinsics import I8, I16, I32, I64, i64, intrinsic
-from bitplane.runtime.kernels.shapes import SUMS, TILES, Tile
+from bitplane.runtime.kernels.shapes import LOOK_UPS, SUMS, TILES, Tile
 from bitplane.runtime.kernels.target import HAS_POPCOUNT
 
 
@@ -42,28 +47,55 @@ def _add_narrow(b: Any, slots: list[list[Any]], narrow: list[list[Any]], tile: T
     """Add each lane's narrow sums to the lane."""
     for row, sums in zip(slots, narrow, strict=False):
         for slot, part in zip(row, sums, strict=True):
-            wide = v.sum_pairs(b, b.load(part)) if tile.kind == "dot16" else v.sum_bytes(b, b.load(part), tile.bits)
+            value = b.load(part)
+            if tile.kind in LOOK_UPS:
+                wide = b.sext(value, slot.type.pointee)
+            else:
+                wide = v.sum_pairs(b, value) if tile.kind == "dot16" else v.sum_bytes(b, value, tile.bits)
             b.store(b.add(b.load(slot), wide), slot)
 
 
-def emit_products(b: Any, tile: Tile, args: "TileArguments") -> list[list[Any]]:
+def emit_spans(b: Any, args: "TileArguments") -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+    """Kernel rows, and words of one, that narrow lanes take at a time, and how many times.
+
+    As many whole rows, or else as many words of one, as narrow lanes hold. Emit it outside of loops: LLVM moves no division.
+    """
+    rows = b.sdiv(args.span, args.words)
+    rows = b.select(b.icmp_signed("<", rows, i64(1)), i64(1), rows)
+    return (rows, v.ceil_div(b, args.rows, rows)), (args.span, v.ceil_div(b, args.words, args.span))
+
+
+def emit_products(b: Any, tile: Tile, args: "TileArguments", spans: tuple[tuple[Any, Any], tuple[Any, Any]]) -> list[list[Any]]:
     """Emit the accumulation loops; returns the P x C accumulator vectors."""
     element = v.F32 if tile.kind == "float" else ir.IntType(tile.bits)
     vector = ir.VectorType(element, tile.lanes)
-    size, word = v.vector_bytes(vector), tile.bits // 8
+    word, by_table = tile.word, tile.kind in LOOK_UPS
+    loaded = ir.VectorType(I8, tile.lanes) if by_table else vector  # of weights
+    size = v.vector_bytes(loaded)
     slots = [[cgutils.alloca_once(b, vector) for _ in range(tile.vectors)] for _ in range(tile.pixels)]
     in_bytes = tile.kind in ("binary", "ternary") and not HAS_POPCOUNT
-    part = ir.VectorType(I8, size) if in_bytes else ir.VectorType(I16, size // 2)
-    narrow = [[cgutils.alloca_once(b, part) for _ in row] for row in slots] if in_bytes or tile.kind == "dot16" else []
+    part = ir.VectorType(I16, size // 2) if tile.kind == "dot16" else ir.VectorType(I8, size)
+    has_narrow = in_bytes or by_table or tile.kind == "dot16"
+    narrow = [[cgutils.alloca_once(b, part) for _ in row] for row in slots] if has_narrow else []
     _clear(b, slots)
 
     def tap(source: Any, weights: Any, pixel_step: Any) -> None:
         w = [
-            [v.load(b, b.add(weights, i64((plane * tile.vectors + c) * size)), vector, size) for c in range(tile.vectors)]
+            [v.load(b, b.add(weights, i64((plane * tile.vectors + c) * size)), loaded, size) for c in range(tile.vectors)]
             for plane in range(tile.planes)
         ]
         for p in range(tile.pixels):
-            u = v.splat(b, v.load(b, b.add(source, b.mul(pixel_step, i64(p))), element, 1), vector)
+            at = b.add(source, b.mul(pixel_step, i64(p)))
+            if by_table:
+                codes = b.zext(v.load(b, at, I8, 1), I64)
+                table = v.load(b, b.add(args.table, b.shl(codes, i64(4))), ir.VectorType(I8, 16), 16)
+                for c in range(tile.vectors):
+                    slot = narrow[p][c]
+                    b.store(b.add(b.load(slot), v.look_up(b, table, w[0][c])), slot)
+                    if tile.planes == 2:
+                        b.store(b.sub(b.load(slot), v.look_up(b, table, w[1][c])), slot)
+                continue
+            u = v.splat(b, v.load(b, at, element, 1), vector)
             for c in range(tile.vectors):
                 if tile.kind == "dot16":
                     slot = narrow[p][c]
@@ -105,10 +137,7 @@ def emit_products(b: Any, tile: Tile, args: "TileArguments") -> list[list[Any]]:
                 tap(at, b.add(weights_row, b.mul(words.index, stride)), args.step_x)
 
     def runs_of_words(source: Any, stride: Any) -> None:
-        # As many whole kernel rows, or else as many words of one, as narrow lanes hold: then they are added to the lanes.
-        span = b.sdiv(args.span, args.words)
-        span = b.select(b.icmp_signed("<", span, i64(1)), i64(1), span)
-        with v.steps(b, args.rows, span) as (first_row, end_row), v.steps(b, args.words, args.span) as (first, end):
+        with v.steps(b, args.rows, *spans[0]) as (first_row, end_row), v.steps(b, args.words, *spans[1]) as (first, end):
             _clear(b, narrow)
             with cgutils.for_range(b, b.sub(end_row, first_row), intp=I64) as rows:
                 row = b.add(first_row, rows.index)
@@ -119,7 +148,7 @@ def emit_products(b: Any, tile: Tile, args: "TileArguments") -> list[list[Any]]:
                     tap(at, b.add(weights_row, b.mul(words.index, stride)), args.step_x)
             _add_narrow(b, slots, narrow, tile)
 
-    if tile.kind in SUMS:
+    if tile.kind in SUMS or by_table:
         plane_taps(args.source)
     else:
         with cgutils.for_range(b, args.planes, intp=I64) as planes:
@@ -143,6 +172,7 @@ class TileArguments:
     step_x: Any
     words: Any
     span: Any
+    table: Any
     weights: Any
     mode: Any
     limits: Any
@@ -160,7 +190,7 @@ def _emit_rows(b: Any, tile: Tile, accs: list[list[Any]], args: TileArguments) -
             if tile.bits > I32.width:
                 acc = b.trunc(acc, vector)
             elif tile.bits < I32.width:
-                acc = b.zext(acc, vector)
+                acc = b.sext(acc, vector) if tile.kind in LOOK_UPS else b.zext(acc, vector)
             at = b.add(b.add(args.out, b.mul(args.out_pixel, i64(p))), i64(c * tile.lanes * 4))
             v.store(b, acc, at, 4)
 
@@ -193,34 +223,50 @@ def _emit_codes(b: Any, tile: Tile, accs: list[list[Any]], args: TileArguments, 
             v.store(b, masks[1], b.add(at, args.out_plane), 1)
 
 
+def _emit_fours(b: Any, tile: Tile, accs: list[list[Any]], args: TileArguments) -> None:
+    """Compare with 3 thresholds, store bytes of four codes."""
+    vector = ir.VectorType(I16, tile.lanes)
+    size = v.vector_bytes(vector)
+    for c in range(tile.vectors):
+        limits = [v.load(b, b.add(args.limits, i64((j * tile.vectors + c) * size)), vector, size) for j in range(3)]
+        for p in range(tile.pixels):
+            at = b.add(b.add(args.out, b.mul(args.out_pixel, i64(p))), i64(c * tile.lanes // 4))
+            v.store(b, v.pack_fours(b, [b.icmp_signed(">=", accs[p][c], limit) for limit in limits], tile.bits), at, 1)
+
+
 def _emit_row(b: Any, tile: Tile, width: Any, values: list[Any]) -> None:
     """One output row, tile by tile; the last one overlaps the one before it."""
     row = TileArguments(*values)
     last = b.sub(width, i64(tile.pixels))
     count = b.sdiv(b.add(width, i64(tile.pixels - 1)), i64(tile.pixels))
+    spans = emit_spans(b, row)
     with cgutils.for_range(b, count, intp=I64) as loop:
         x = b.mul(loop.index, i64(tile.pixels))
         x = b.select(b.icmp_signed("<", x, last), x, last)
-        step = i64(tile.bits // 8) if tile.taps else row.step_x
+        step = i64(tile.word) if tile.taps else row.step_x
         args = replace(row, source=b.add(row.source, b.mul(x, step)), out=b.add(row.out, b.mul(x, row.out_pixel)))
-        accs = emit_products(b, tile, args)
+        accs = emit_products(b, tile, args, spans)
         if tile.kind in SUMS:
             _emit_rows(b, tile, accs, args)
         else:
             with b.if_else(b.icmp_signed("==", args.mode, i64(MODE_ROW))) as (to_row, to_codes):
                 with to_row:
                     _emit_rows(b, tile, accs, args)
-                with to_codes, b.if_else(b.icmp_signed("==", args.mode, i64(MODE_ONE))) as (one, two):
-                    with one:
-                        _emit_codes(b, tile, accs, args, 1)
-                    with two:
-                        _emit_codes(b, tile, accs, args, 3)
+                with to_codes:
+                    if tile.kind in LOOK_UPS:
+                        _emit_fours(b, tile, accs, args)
+                    else:
+                        with b.if_else(b.icmp_signed("==", args.mode, i64(MODE_ONE))) as (one, two):
+                            with one:
+                                _emit_codes(b, tile, accs, args, 1)
+                            with two:
+                                _emit_codes(b, tile, accs, args, 3)
 
 
 @intrinsic
 def run_tiles(
     typingctx: Any, index: Any, width: Any, source: Any, plane: Any, planes: Any, row: Any, rows: Any, step_x: Any, words: Any,
-    span: Any, weights: Any, mode: Any, limits: Any, out: Any, out_pixel: Any, out_plane: Any,
+    span: Any, table: Any, weights: Any, mode: Any, limits: Any, out: Any, out_pixel: Any, out_plane: Any,
 ) -> Any:  # fmt: skip
     """One output row of `width` pixels by tile `TILES[index]`; the other arguments are those of `TileArguments`."""
 
@@ -236,7 +282,7 @@ def run_tiles(
         b.position_at_end(done)
         return context.get_dummy_value()
 
-    return types.void(*[types.intp] * 16), codegen
+    return types.void(*[types.intp] * 17), codegen
 
 
 def _emit_tile_function(tile: Tile, b: Any, values: list[Any]) -> None:

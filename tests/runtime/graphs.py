@@ -24,6 +24,7 @@ class Builder:
         self.floats = False  # whether the input is float32
         self.bits = {}
         self.count = 0
+        self.weight_bits = None  # what the bits of both planes are, instead of random
         self.meta = {"bitplane.format_version": "1", "bitplane.model": "test", "bitplane.classes": json.dumps(["a", "b"])}
 
     def name(self, stem):
@@ -48,10 +49,10 @@ class Builder:
         _, height, width = self.shapes[source]
         return o, (height + pads[0] + pads[2] - kh) // strides[0] + 1, (width + pads[1] + pads[3] - kw) // strides[1] + 1
 
-    def pixel_conv(self, o, k, stride=1, pad=None, zero_point=121, largest=64):
+    def pixel_conv(self, o, k, stride=1, pad=None, zero_point=121, largest=64, smallest=None):
         c = self.shapes["input"][0]
         pads = [k // 2 if pad is None else pad] * 4
-        weight = self.rng.integers(-largest, largest + 1, (o, c, k, k)).astype(np.int8)
+        weight = self.rng.integers(-largest if smallest is None else smallest, largest + 1, (o, c, k, k)).astype(np.int8)
         y = self.name("stem")
         inputs = [
             "input",
@@ -70,6 +71,8 @@ class Builder:
             return self.init(packed, "plane")
 
         first, second = self.rng.integers(0, 2, (2, o, kh, kw, c))
+        if self.weight_bits is not None:
+            first[:], second[:] = self.weight_bits
         if kind == "Ternary":
             return [plane(first & second), plane(second)]
         return [plane(first)] if kind == "Binary" else [plane(first), plane(second)]

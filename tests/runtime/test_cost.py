@@ -5,22 +5,25 @@ from dataclasses import replace
 import pytest
 
 from bitplane.runtime import InferenceSession, cost
-from bitplane.runtime.arena import CodesLayout
-from bitplane.runtime.kernels.shapes import Tile
+from bitplane.runtime.arena import FOURS, CodesLayout
+from bitplane.runtime.kernels.shapes import Tile, is_narrow
+from bitplane.runtime.kernels.target import CPUS, MACHINE
 from bitplane.runtime.model import Conv
 
 
 @pytest.mark.parametrize("kind", ["Binary", "Ternary", "Quaternary"])
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
-def test_every_layer_takes_the_product_that_is_estimated_cheaper(graphs, kind, bits):
+def test_every_layer_takes_the_product_that_is_estimated_cheapest(graphs, kind, bits):
     layers = InferenceSession(graphs.resnet(8, kind, bits, 16, blocks=2).model().SerializeToString()).layers()
     low_bit = [layer for layer in layers if layer.weights in ("binary", "ternary", "quaternary") and layer.activation_bits < 32]
     assert low_bit
     for layer in low_bit:
         assert layer.popcount_cost > 0
         assert (layer.dot_cost is None) == (bits == 1)
-        dot = layer.dot_cost is not None and layer.dot_cost < layer.popcount_cost
-        assert layer.kernel.startswith("dot u8s8" if dot else "popcount"), layer
+        assert (layer.look_up_cost is None) == (bits > 2 or not is_narrow(MACHINE))
+        costs = {"popcount": layer.popcount_cost, "dot": layer.dot_cost, "look-up": layer.look_up_cost}
+        known = {name: cost for name, cost in costs.items() if cost is not None}
+        assert layer.kernel.startswith(min(known, key=known.get)), layer
 
 
 def conv(op, out, channels):
@@ -45,11 +48,13 @@ def test_bytes_cost_the_same_whatever_the_bits():
     assert len(costs) == 1
 
 
-@pytest.mark.parametrize(
-    ("popcount", "dot", "bits", "expected"), [(2, 1, 2, True), (1, 2, 8, False), (2, 1, 1, False), (1, 1, 4, False)]
-)
-def test_the_cheaper_product_is_preferred_and_one_bit_is_never_bytes(popcount, dot, bits, expected):
-    assert cost.prefer_dot(popcount, dot, bits) is expected
+@pytest.mark.parametrize("kind", ["BinaryConv", "TernaryConv", "QuaternaryConv"])
+def test_look_ups_cost_the_same_for_1_and_2_bits_and_twice_for_two_weight_planes(kind):
+    fours, cpu = CodesLayout(2 * 64, 8, 8, 1, 1, 8, FOURS), CPUS["avx2"]
+    costs = {op: cost.codes_cost(conv(op, 64, 64), fours, 8, 8, cpu) for op in (kind, "BinaryConv")}
+    popcount = cost.codes_cost(conv(kind, 64, 64), CodesLayout(64, 8, 8, 2, 1, 64), 8, 8, cpu)
+    assert costs[kind] < popcount
+    assert costs["BinaryConv"] <= costs[kind] <= 2 * costs["BinaryConv"]
 
 
 def test_a_tile_covers_a_row_with_the_least_work(monkeypatch):

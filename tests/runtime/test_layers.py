@@ -7,6 +7,9 @@ from hypothesis import strategies as st
 from onnx import numpy_helper as nh
 
 from bitplane.runtime import plan
+from bitplane.runtime.arena import BYTES, FOURS
+from bitplane.runtime.kernels.shapes import is_narrow
+from bitplane.runtime.kernels.target import MACHINE
 
 CHANNELS = [1, 15, 16, 17, 31, 32, 33, 64, 65, 3 * 64 + 5]
 EXAMPLES = settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -91,17 +94,58 @@ def test_every_width_in_every_lane_size(build, check, channels, width):
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("first", [2, 4, 8])
-@pytest.mark.parametrize("bits", [8, 4, 2])
-def test_codes_of_many_bits_run_as_a_dot_product_of_bytes_and_fewer_as_popcounts(build, check, monkeypatch, bits, first):
-    monkeypatch.setattr(plan, "prefer_dot", lambda popcount, dot, bits: bits >= first)
+PRODUCTS = {"popcount": 1, "dot": BYTES, "look-up": FOURS}
+"""Name of a product: bits of a code in the layout it reads."""
+
+
+@pytest.fixture
+def prefer(monkeypatch):
+    """Make plans take one product wherever they can."""
+
+    def install(product):
+        def cost(conv, layout, *_args):
+            return 0.0 if layout.code_bits == PRODUCTS[product] else 1.0
+
+        monkeypatch.setattr(plan, "codes_cost", cost)
+
+    return install
+
+
+def takes(product, bits):
+    """Whether codes of so many bits can be taken by a product here."""
+    return {"popcount": True, "dot": bits > 1, "look-up": bits <= 2 and is_narrow(MACHINE)}[product]
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("channels", [19, 80])
+@pytest.mark.parametrize("bits", [8, 4, 2, 1])
+@pytest.mark.parametrize("kind", ["Binary", "Ternary", "Quaternary"])
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_every_product_gives_the_same_sums(build, check, prefer, product, kind, bits, channels, stride):
+    prefer(product)
     layer = {
-        "kind": "Ternary", "bits": bits, "channels": 19, "out": 33, "kernel": (7, 7), "pads": [3] * 4, "strides": (1, 1),
-        "size": [9, 9], "unit": True, "after": "none", "next_bits": 8, "keep": False, "seed": 1,
+        "kind": kind, "bits": bits, "channels": channels, "out": 33, "kernel": (7, 7), "pads": [3] * 4, "strides": (stride, 1),
+        "size": [9, 9], "unit": True, "after": "none", "next_bits": bits, "keep": False, "seed": 1,
     }  # fmt: skip
     session = check(build(layer), count=1)
-    kernel = "dot u8s8" if bits >= first else f"popcount ternary x{bits}b"
-    assert any(kernel in name for name in session.kernels().values())
+    kernels = [k for k in session.kernels().values() if k.startswith(tuple(PRODUCTS))]
+    assert any(k.startswith(product) for k in kernels[1:]) == takes(product, bits)  # the first is of pixels
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+@pytest.mark.parametrize("weight_bits", [(0, 0), (0, 1), (1, 0), (1, 1)])
+@pytest.mark.parametrize("bits", [1, 2])
+@pytest.mark.parametrize("kind", ["Binary", "Ternary", "Quaternary"])
+def test_the_largest_codes_and_equal_weights_are_exact(graphs, check, prefer, kind, bits, weight_bits, product):
+    """Every sum is as large as it can be, of either sign: the worst for sums in bytes."""
+    prefer(product)
+    b = graphs.Builder(1, 3, 12, 12)
+    x = b.quantize(b.pixel_conv(128, 1, 1, 0, 0, 64, 32), bits, sign=False)
+    b.weight_bits = weight_bits
+    y = b.conv(x, kind, 48, (3, 3), pads=(1, 1, 1, 1))
+    b.classifier(b.conv(b.quantize(y, bits), "Binary", 16, (1, 1)))
+    b.images = lambda count: np.full((count, 3, 12, 12), 255, np.uint8)
+    check(b)
 
 
 @pytest.mark.parametrize("kind", ["Binary", "Ternary", "Quaternary"])
