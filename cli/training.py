@@ -72,6 +72,7 @@ def experiments(
         json: results file; records of other runs in it are kept.
         page: Markdown page of all results in the results file.
     """
+    import difflib
     import fnmatch
 
     from bitplane.train import experiments as e
@@ -83,7 +84,10 @@ def experiments(
     names = {id(p): f"{p.folder.parent.name}/{p.folder.name}" for p in planned}
     chosen = [p for p in planned if not only or any(fnmatch.fnmatchcase(names[id(p)], o) for o in only)]
     if not chosen:
-        raise UsageError(f"--only {' '.join(only)} matches no run of {description}; there are {', '.join(names.values())}")
+        near = {n: None for o in only for n in difflib.get_close_matches(o, names.values(), 3, 0)}
+        raise UsageError(
+            f"--only {' '.join(only)} matches none of the {len(names)} runs of {description}, such as {', '.join(near)}"
+        )
     failures: list[str] = []
     if not collect:
         from bitplane.train.data import load_data

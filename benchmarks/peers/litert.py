@@ -1,10 +1,10 @@
 """LiteRT (once TensorFlow Lite): the float32 file converted by litert-torch, and its int8 form by ai-edge-quantizer."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from ai_edge_litert.interpreter import Interpreter  # pyright: ignore[reportMissingImports]
 
 from bitplane.benchmarks.peers import Loaded, Purpose
 
@@ -13,19 +13,36 @@ def load(file: Path, threads: int, purpose: Purpose, variant: str = "") -> Loade
     """Open a .tflite file of one image; XNNPACK is on by default."""
     from importlib.metadata import version
 
+    from ai_edge_litert.interpreter import Interpreter  # pyright: ignore[reportMissingImports]
+
     interpreter = Interpreter(model_path=str(file), num_threads=threads)
     interpreter.allocate_tensors()
-    source, result = interpreter.get_input_details()[0], interpreter.get_output_details()[0]["index"]
+    source, result = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
 
     def run(x: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         out = []
         for i in range(len(x)):
-            interpreter.set_tensor(source["index"], x[i : i + 1].astype(source["dtype"]))
+            interpreter.set_tensor(source["index"], to_stored(x[i : i + 1], source))
             interpreter.invoke()
-            out.append(interpreter.get_tensor(result)[0])
+            out.append(from_stored(interpreter.get_tensor(result["index"])[0], result))
         return np.stack(out)
 
     return Loaded(run, version("ai-edge-litert"), {"num_threads": str(threads), "delegate": "XNNPACK"})
+
+
+def to_stored(values: npt.NDArray[Any], tensor: dict[str, Any]) -> npt.NDArray[Any]:
+    """Values as an interpreter's tensor stores them: by its scale and zero point where it is one of integers."""
+    scale, zero = tensor["quantization"]
+    if not scale:
+        return values.astype(tensor["dtype"])
+    limits = np.iinfo(tensor["dtype"])
+    return np.clip(np.rint(values / scale) + zero, limits.min, limits.max).astype(tensor["dtype"])
+
+
+def from_stored(stored: npt.NDArray[Any], tensor: dict[str, Any]) -> npt.NDArray[np.float32]:
+    """The values of an interpreter's tensor."""
+    scale, zero = tensor["quantization"]
+    return ((stored.astype(np.float32) - zero) * scale if scale else stored).astype(np.float32)
 
 
 def convert(path: Path, images: npt.NDArray[np.uint8], out: Path, int8: bool) -> None:
@@ -57,4 +74,6 @@ def convert(path: Path, images: npt.NDArray[np.uint8], out: Path, int8: bool) ->
 
 def _signature(file: Path) -> dict[str, str]:
     # Key of the file's signature to the name of its one input.
+    from ai_edge_litert.interpreter import Interpreter  # pyright: ignore[reportMissingImports]
+
     return {k: v["inputs"][0] for k, v in Interpreter(model_path=str(file)).get_signature_list().items()}

@@ -93,6 +93,10 @@ init = false
 def test_one_command_trains_what_is_missing_and_collects(description, tmp_path, capsys, monkeypatch):
     argv = ["experiments", str(description), "-o", str(tmp_path / "runs"), "--epochs", "1"]
     argv += ["--json", str(tmp_path / "r.json"), "--page", str(tmp_path / "r.md")]
+    assert main([*argv, "--only", "float/s0"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"bitplane: --only float/s0 matches none of the 5 runs of {description}, such as float/s0-")
+    assert err.count(", ") <= 3  # the nearest, not all
     assert main([*argv, "--only", "float/*", "*s0*-pc-*"]) == 0
     first = json.loads((tmp_path / "r.json").read_text())["runs"]
     assert [r["group"] for r in first] == ["float", "fine tuned"]
