@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from bitplane.runtime import format as fmt
 from bitplane.runtime.arena import BYTES, FOURS, Arena, CodesLayout, Constants, FeaturesLayout
-from bitplane.runtime.cost import KINDS, LOOK_UP, Estimate, cheapest_tile, codes_cost
+from bitplane.runtime.cost import Estimate, cheapest_tile, codes_cost
 from bitplane.runtime.errors import ModelError
 from bitplane.runtime.kernels import fields as f
 from bitplane.runtime.kernels.shapes import is_narrow, tiles_for
@@ -28,25 +27,16 @@ from bitplane.runtime.model import (
     Quantizer,
 )
 from bitplane.runtime.packing import (
-    BITS_SPAN,
     BLOCK,
-    LEAST_SPAN,
-    byte_words,
     float_levels,
     four_bound,
-    four_offsets,
-    four_span,
-    four_table,
-    four_words,
     integer_levels,
-    lane_words,
-    offsets,
     pack_levels,
     pack_weights,
     pad_channels,
-    pairs_span,
     word_bits,
 )  # fmt: skip
+from bitplane.runtime.products import choose_product
 
 MAX_BYTES = 1 << 32
 """Most bytes of constants and of one arena; a model that asks for more is refused before the arena is allocated."""
@@ -117,7 +107,7 @@ class _Planner:
     names: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     kernels: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     halos: list[tuple[CodesLayout, int]] = field(default_factory=list[tuple[CodesLayout, int]])
-    tables: dict[tuple[bool, int], int] = field(default_factory=dict[tuple[bool, int], int])  # (ternary, bits): constants
+    tables: dict[bytes, int] = field(default_factory=dict[bytes, int])  # of sums: where in the constants
 
     def plan(self, inputs: tuple[str, ...]) -> Plan:
         """Place and emit every step."""
@@ -247,90 +237,56 @@ class _Planner:
         self.names.append((head.name, ""))
 
     def _conv(self, row: NDArray[np.int64], step: Step, conv: Conv) -> None:
-        o, kh, kw, c = conv.weight_shape
+        o, kh, _, _ = conv.weight_shape
         _, height, width = self.model.tensors[conv.output].shape
-        if conv.pixel_weight is not None:
-            layout, at = self._image(conv)
-            bits, words, top, planes = 32, -(-kw * c // 4), 1, 1
-            plane, taps, weights = 0, 0, lane_words(conv, bits)
-        elif self.codes[conv.source][0].code_bits == BYTES:
-            layout, at = self.codes[conv.source]
-            bits, words, top, planes = 32, kw * layout.pixel // 4, 255, 1
-            plane, taps, weights = 0, 0, byte_words(conv, layout.pixel)
-        elif self.codes[conv.source][0].code_bits == FOURS:
-            layout, at = self.codes[conv.source]
-            bits, words, top, planes = 16, kw * layout.pixel, 2 ** self.model.tensors[conv.source].bits - 1, 1
-            plane, taps, weights = 0, 0, four_words(conv, layout.pixel)
-        else:
-            layout, at = self.codes[conv.source]
-            bits, planes = layout.bits, layout.planes
-            words, top, plane = kw * layout.words, 2**planes - 1, layout.plane
-            taps = kh if kh == kw == words and conv.strides[1] == 1 else 0
-            weights = lane_words(conv, bits)
-        by_table = layout.code_bits == FOURS
-        is_dot = plane == 0 and not by_table
-        code_bits = self.model.tensors[conv.source].bits or 8
-        rows, kind, span = weights[0].shape[0], KINDS.get(conv.op, "dot"), BITS_SPAN
-        if by_table:
-            kind, span = LOOK_UP[conv.op], four_span(conv.op, code_bits, words)
-            row[f.TABLE] = self._table(conv.op, code_bits)
-        elif is_dot:
-            span = pairs_span(weights[0], 2**code_bits - 1) if is_narrow(self.cpu) else 1
-            kind = "dot16" if span >= LEAST_SPAN and is_narrow(self.cpu) else "dot"
-        quaternary = conv.op == fmt.QUATERNARY_CONV and not is_dot
-        index, _ = cheapest_tile(kind, bits, rows, width, taps, 2 * BLOCK if quaternary else BLOCK, self.cpu)
+        layout, at = self._image(conv) if conv.pixel_weight is not None else self.codes[conv.source]
+        product = choose_product(conv, layout, self.model.tensors[conv.source].bits or 8, self.cpu)
+        rows, block = product.weights[0].shape[0], 2 * BLOCK if product.pairs else BLOCK
+        index, _ = cheapest_tile(product.kind, product.bits, rows, width, product.taps, block, self.cpu)
         tile = tiles_for(self.cpu)[index]
-        packed = pack_weights(weights, tile)
+        packed = pack_weights(product.weights, tile)
         row[f.OP], row[f.TILE] = f.OP_CONV, index
         row[f.SRC] = at + layout.at(-conv.pads[0], -conv.pads[1])
-        row[f.SRC_PLANE], row[f.SRC_PLANES], row[f.SRC_ROW] = plane, planes, layout.row
+        row[f.SRC_PLANE], row[f.SRC_PLANES], row[f.SRC_ROW] = product.plane, product.planes, layout.row
         row[f.SRC_STEP_Y], row[f.SRC_STEP_X] = conv.strides[0] * layout.row, conv.strides[1] * layout.pixel
-        row[f.KERNEL_ROWS], row[f.KERNEL_WORDS], row[f.SPAN] = kh, words, span
+        row[f.KERNEL_ROWS], row[f.KERNEL_WORDS], row[f.SPAN] = kh, product.words, product.span
         row[f.WEIGHTS], row[f.WEIGHTS_GROUP] = self.constants.add(packed), packed[0].nbytes
         row[f.GROUPS], row[f.GROUP_CHANNELS] = rows // tile.group, tile.group
         row[f.HEIGHT], row[f.WIDTH], row[f.SCRATCH] = height, width, self.scratch
-        row[f.SRC_KIND] = f.FROM_PLANE_PAIRS if quaternary else f.FROM_ACCUMULATORS
-        row[f.VECTORS] = tile.group // BLOCK // (2 if quaternary else 1)
-        quantizer = step.quantizer
-        levels_name = "quaternary" if quaternary else KINDS.get(conv.op, "")
-        name = "dot u8s8" if is_dot else f"{'look-up' if by_table else 'popcount'} {levels_name} x{code_bits}b"
+        row[f.SRC_KIND] = f.FROM_PLANE_PAIRS if product.pairs else f.FROM_ACCUMULATORS
+        row[f.VECTORS] = tile.group // block
+        if product.table is not None:
+            row[f.TABLE] = self._table(product.table)
+        quantizer, name = step.quantizer, f"{product.name}, {tile}"
         if (
-            not is_dot
-            and conv.op in (fmt.BINARY_CONV, fmt.TERNARY_CONV)
+            product.from_zero is not None
             and quantizer is not None
             and quantizer.bits <= 2
             and self.codes[quantizer.output][0].code_bits == layout.code_bits
             and step.residual is None
             and step.stored is None
         ):
-            sums = integer_levels(conv, top, step.relu, quantizer)
-            if by_table:
-                sums += (offsets(conv, top) - four_offsets(conv, layout.pixel, code_bits))[:o]
-            levels = pack_levels(sums, rows, tile)
-            row[f.MODE] = f.MODE_FOURS if by_table else f.MODE_ONE if quantizer.bits == 1 else f.MODE_TWO
+            sums = integer_levels(conv, 2 ** self.model.tensors[conv.source].bits - 1, step.relu, quantizer)
+            levels = pack_levels(sums + product.from_zero, rows, tile)
+            in_planes = f.MODE_ONE if quantizer.bits == 1 else f.MODE_TWO
+            row[f.MODE] = in_planes if product.table is None else f.MODE_FOURS
             row[f.LIMITS], row[f.LIMITS_GROUP] = self.constants.add(levels), levels[0].nbytes
             self._codes_out(row, quantizer.output)
-            self.kernels.append((conv.name, f"{name}, {tile}, threshold epilogue"))
+            self.kernels.append((conv.name, f"{name}, threshold epilogue"))
             return
-        if by_table:
-            offset = four_offsets(conv, layout.pixel, code_bits)
-        elif is_dot and conv.pixel_weight is None:  # the weights themselves, nothing to subtract
-            offset = np.zeros(pad_channels(o), np.int32)
-        else:
-            offset = offsets(conv, top)
-        row[f.OFFSET] = self.constants.add(offset)
+        row[f.OFFSET] = self.constants.add(product.offset)
         for column, values in ((f.SCALE, conv.scale), (f.BIAS, conv.bias)):
             wide = np.zeros(pad_channels(o), np.float32)
             wide[:o] = values
             row[column] = self.constants.add(wide)
         self._epilogue(row, step, o)
-        self.kernels.append((conv.name, f"{name}, {tile}, float epilogue{self._epilogue_name(step)}"))
+        self.kernels.append((conv.name, f"{name}, float epilogue{self._epilogue_name(step)}"))
 
-    def _table(self, op: str, bits: int) -> int:
-        """Where the table of sums lies; layers share it."""
-        key = (op == fmt.TERNARY_CONV, bits)
+    def _table(self, table: NDArray[np.int8]) -> int:
+        """Where a table of sums lies; layers share equal ones."""
+        key = table.tobytes()
         if key not in self.tables:
-            self.tables[key] = self.constants.add(four_table(op, bits))
+            self.tables[key] = self.constants.add(table)
         return self.tables[key]
 
     def _float_conv(self, row: NDArray[np.int64], step: Step, conv: FloatConv) -> None:

@@ -20,7 +20,7 @@ def pixels() -> np.ndarray:
 
 
 def test_there_is_a_network_of_each_kind_and_an_image_of_each_class() -> None:
-    kinds = {f"{levels}{bits}" for levels in ("binary", "ternary", "quaternary") for bits in (2, 4, 8)} | {"binary1"}
+    kinds = {f"{levels}{bits}" for levels in ("binary", "ternary", "quaternary") for bits in (1, 2, 4, 8)}
     assert {p.stem.rsplit("-")[-1] for p in PACKED} == kinds
     assert len(IMAGES) == 10
 

@@ -55,7 +55,16 @@ def _add_narrow(b: Any, slots: list[list[Any]], narrow: list[list[Any]], tile: T
             b.store(b.add(b.load(slot), wide), slot)
 
 
-def emit_spans(b: Any, args: "TileArguments") -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+def _counts_bytes(tile: Tile) -> bool:
+    return tile.kind in ("binary", "ternary") and not HAS_POPCOUNT
+
+
+def _is_narrow(tile: Tile) -> bool:
+    """Whether sums start in lanes that hold those of a span of words only."""
+    return _counts_bytes(tile) or tile.kind in LOOK_UPS or tile.kind == "dot16"
+
+
+def emit_spans(b: Any, args: "TileArguments") -> Any:
     """Kernel rows, and words of one, that narrow lanes take at a time, and how many times.
 
     As many whole rows, or else as many words of one, as narrow lanes hold. Emit it outside of loops: LLVM moves no division.
@@ -65,7 +74,7 @@ def emit_spans(b: Any, args: "TileArguments") -> tuple[tuple[Any, Any], tuple[An
     return (rows, v.ceil_div(b, args.rows, rows)), (args.span, v.ceil_div(b, args.words, args.span))
 
 
-def emit_products(b: Any, tile: Tile, args: "TileArguments", spans: tuple[tuple[Any, Any], tuple[Any, Any]]) -> list[list[Any]]:
+def emit_products(b: Any, tile: Tile, args: "TileArguments", spans: Any) -> list[list[Any]]:
     """Emit the accumulation loops; returns the P x C accumulator vectors."""
     element = v.F32 if tile.kind == "float" else ir.IntType(tile.bits)
     vector = ir.VectorType(element, tile.lanes)
@@ -73,10 +82,9 @@ def emit_products(b: Any, tile: Tile, args: "TileArguments", spans: tuple[tuple[
     loaded = ir.VectorType(I8, tile.lanes) if by_table else vector  # of weights
     size = v.vector_bytes(loaded)
     slots = [[cgutils.alloca_once(b, vector) for _ in range(tile.vectors)] for _ in range(tile.pixels)]
-    in_bytes = tile.kind in ("binary", "ternary") and not HAS_POPCOUNT
+    in_bytes = _counts_bytes(tile)
     part = ir.VectorType(I16, size // 2) if tile.kind == "dot16" else ir.VectorType(I8, size)
-    has_narrow = in_bytes or by_table or tile.kind == "dot16"
-    narrow = [[cgutils.alloca_once(b, part) for _ in row] for row in slots] if has_narrow else []
+    narrow = [[cgutils.alloca_once(b, part) for _ in row] for row in slots] if _is_narrow(tile) else []
     _clear(b, slots)
 
     def tap(source: Any, weights: Any, pixel_step: Any) -> None:
@@ -239,7 +247,7 @@ def _emit_row(b: Any, tile: Tile, width: Any, values: list[Any]) -> None:
     row = TileArguments(*values)
     last = b.sub(width, i64(tile.pixels))
     count = b.sdiv(b.add(width, i64(tile.pixels - 1)), i64(tile.pixels))
-    spans = emit_spans(b, row)
+    spans = emit_spans(b, row) if _is_narrow(tile) else None
     with cgutils.for_range(b, count, intp=I64) as loop:
         x = b.mul(loop.index, i64(tile.pixels))
         x = b.select(b.icmp_signed("<", x, last), x, last)
