@@ -45,7 +45,8 @@ def cells(g: Group, r: Row) -> list[str]:
     if r.gmacs is not None:
         limit = next((o.gmacs for o in g.rows if o.network == r.network and o.engine == "register loop"), None)
         values["G multiply-adds/s"] = f"{r.gmacs:.0f}"
-        values["of the register loop"] = f"{100 * r.gmacs / limit:.0f} %" if limit else ""
+        other = r.engine == "bitplane" and not r.settings.get("kernel", "popcount").startswith("popcount")
+        values["of the register loop"] = f"{100 * r.gmacs / limit:.0f} %" if limit and not other else ""  # a loop of popcounts
     return [values.get(h, "") for h in heads(g)]
 
 

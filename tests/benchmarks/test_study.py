@@ -106,6 +106,8 @@ def test_a_layer_is_given_in_multiply_adds_beside_the_register_loop(study):
     assert rows["bitplane"].gmacs == pytest.approx(work / rows["bitplane"].stream.ms.value / 1e6)
     shown = dict(zip(heads(g), cells(g, rows["bitplane"]), strict=True))
     assert shown["of the register loop"] == f"{100 * rows['bitplane'].gmacs / rows['register loop'].gmacs:.0f} %"
+    by_table = replace(rows["bitplane"], settings={"kernel": "look-up ternary x2b, 16-bit lanes, P2C2"})
+    assert dict(zip(heads(g), cells(g, by_table), strict=True))["of the register loop"] == ""  # that loop counts bits
 
 
 def test_results_are_read_back_as_they_were(study, tmp_path):
