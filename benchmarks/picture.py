@@ -1,10 +1,10 @@
 """A study's picture: top-1 accuracy over latency with the Pareto front, as an image (matplotlib)."""
 
 from pathlib import Path
-from typing import Any
 
+from bitplane.benchmarks.peers import ENGINES
 from bitplane.benchmarks.report import group_front
-from bitplane.benchmarks.results import Group, Row
+from bitplane.benchmarks.results import Group
 
 
 def has_picture(g: Group) -> bool:
@@ -35,7 +35,8 @@ def draw(g: Group, path: Path) -> None:
         [r.stream.ms.value for r in best if r.stream], [100 * (r.top1 or 0) for r in best],
         drawstyle="steps-post", color="0.6", linewidth=1.2, zorder=1, label="Pareto front",
     )  # fmt: skip
-    for index, engine in enumerate(engines):
+    for engine in engines:
+        index = list(ENGINES).index(engine)  # the same look in every picture
         mine = [r for r in rows if r.engine == engine]
         x = [r.stream.ms.value for r in mine if r.stream]
         y = [100 * (r.top1 or 0) for r in mine]
@@ -52,8 +53,7 @@ def draw(g: Group, path: Path) -> None:
         if own:
             for r, left, top in ((r, a, b) for r, a, b in zip(mine, x, y, strict=True) if r in best):
                 name = r.network.partition(" ")[2] or r.network
-                axes.annotate(name, (left, top), xytext=(6, -3), textcoords="offset points", fontsize=8)
-    _leave_out(axes, rows)
+                axes.annotate(name, (left, top), xytext=(-5, 6), textcoords="offset points", fontsize=8, ha="right")
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter("{x:g}")
@@ -66,12 +66,3 @@ def draw(g: Group, path: Path) -> None:
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
     figure.savefig(path, dpi=120, bbox_inches="tight")
     plt.close(figure)
-
-
-def _leave_out(axes: Any, rows: list[Row]) -> None:
-    # Points far below bitplane's own would flatten the rest: they are named at the edge instead.
-    lowest = min((100 * r.top1 for r in rows if r.engine == "bitplane" and r.top1 is not None), default=0.0) - 4
-    below = [f"{r.engine}, {r.network}: {100 * r.top1:.1f} %" for r in rows if r.top1 is not None and 100 * r.top1 < lowest]
-    if below:
-        axes.set_ylim(bottom=lowest)
-        axes.text(0.99, 0.02, "below: " + "; ".join(below), transform=axes.transAxes, ha="right", fontsize=8, color="0.4")

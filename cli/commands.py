@@ -165,9 +165,9 @@ def inspect(model: Positional[Path], json: Path | None = None) -> None:
         print(f"{key.removeprefix('bitplane.'):20} {value}")
     print(f"\n{layer_table(layers)}\n")
     print(
-        "popcount, dot: thousands of vector instructions that either product would take here (runtime/cost.py); the plan takes"
+        "popcount, dot, look-up: thousands of vector instructions that each product would take here (runtime/cost.py); the plan"
     )
-    print("the one that is cheaper for all layers that read a tensor.")
+    print("takes the one that is cheapest for all layers that read a tensor.")
     cost = model_cost(model)
     print(
         f"one image on {cost.cpu}: {cost.multiply_adds / 1e6:.2f} M multiply-adds, {cost.bytes_moved / 1e6:.3f} MB moved, "

@@ -35,8 +35,8 @@ def layer_table(layers: Sequence["LayerInfo"]) -> str:
     ]
     work = sum(layer.multiply_adds for layer in layers)
     packed, plain = sum(layer.packed_bytes for layer in layers), sum(layer.float_bytes for layer in layers)
-    rows.append(("all", "", "", "", "", f"{work / 1e6:.2f}", str(packed), f"{plain / max(packed, 1):.1f}x", "", "", ""))
-    return table(HEADS, rows, right={4, 5, 6, 7, 8, 9})
+    rows.append(("all", "", "", "", "", f"{work / 1e6:.2f}", str(packed), f"{plain / max(packed, 1):.1f}x", "", "", "", ""))
+    return table(HEADS, rows, right={4, 5, 6, 7, 8, 9, 10})
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: set[int]) -> str:

@@ -1,18 +1,25 @@
-"""What a convolution costs: the estimate by which a plan chooses tiles, and between popcounts and byte products.
+"""What a convolution costs: the estimate by which a plan chooses tiles, and among popcounts, byte products and look-ups.
 
-Codes of A bits are kept as A bit-planes, for popcounts, or as bytes, for dot products: all convolutions that read a tensor must
-take the same. The unit is one vector instruction of the machine's width; a tile's instructions for one word of its pixels,
-times words, planes, tiles in a row and rows, is the estimate. Measured (ResNet-20, ternary, one thread, interleaved medians):
+Codes of A bits are kept as A bit-planes, for popcounts, as bytes, for dot products, or four of them in a byte, for look-ups:
+all convolutions that read a tensor must take the same. The unit is one vector instruction of the machine's width; a tile's
+instructions for one word of its pixels, times words, planes, tiles in a row and rows, is the estimate. Measured (ResNet-20,
+ternary, one thread, interleaved medians):
 
 | machine | bits | by popcounts | by byte products | estimates, 64 channels |
 |---|---|---|---|---|
 | Zen 3, AVX2 | 2 | 0.34 ms | 0.38 ms | 43 : 50 |
 | | 4 | 0.76 ms | 0.38 ms | 87 : 50 |
 | | 8 | 1.43 ms | 0.38 ms | 173 : 50 |
-| Zen 3, binary, 256 channels at 14x14 | 2 | 640 us | 834 us; by look-ups 331 us | 7.8 : 9.9 : 4.7 |
-| ternary | 2 | 720 us | 819 us; by look-ups 525 us | 8.7 : 9.9 : 7.0 |
-| ternary, 64 channels at 8x8 | 2 | 19.5 us | 20.6 us; by look-ups 15.2 us | 178 : 203 : 143 |
 | Zen 4, VPOPCNTDQ and VNNI | 4 | 262 G multiply-adds/s | 235 G multiply-adds/s | 9 : 17 |
+
+and of single layers of 2-bit codes on the Zen 3 (`runtime.layer.make_layer`, each product forced by another `plan.codes_cost`,
+as tests/runtime/test_layers.py does; least of 12 interleaved times):
+
+| layer | by popcounts | by byte products | by look-ups |
+|---|---|---|---|
+| binary, 256 channels at 14x14 | 640 us | 834 us | 331 us |
+| ternary, 256 channels at 14x14 | 722 us | 819 us | 525 us |
+| ternary, 64 channels at 8x8 | 19.5 us | 20.6 us | 15.2 us |
 """
 
 from dataclasses import dataclass

@@ -9,7 +9,6 @@ from bitplane.runtime.cost import Estimate
 from bitplane.runtime.model import Classifier, Conv, FloatConv, Model
 
 _PLANE_BITS = {"binary": 1, "ternary": 2, "quaternary": 2}
-_LEVELS = {fmt.BINARY_CONV: "binary", fmt.TERNARY_CONV: "ternary", fmt.QUATERNARY_CONV: "quaternary", fmt.PIXEL_CONV: "int8"}
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def describe(model: Model, kernels: dict[str, str], estimates: Mapping[str, Esti
             o, kh, kw, c = node.weight_shape
             bits = model.tensors[node.source].bits or 8
             size = sum(p.nbytes for p in node.planes) if node.pixel_weight is None else node.pixel_weight.nbytes + 1
-            shape, levels, factors = (o, c, kh, kw), _LEVELS[node.op], 8 * o
+            shape, levels, factors = (o, c, kh, kw), fmt.LEVELS.get(node.op, "int8"), 8 * o
         elif isinstance(node, FloatConv | Classifier):
             shape, levels, bits = node.weight.shape, node.levels, 32
             size, factors = _stored(shape, levels), 4 * shape[0] * (1 if levels == "float" else 2)

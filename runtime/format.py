@@ -35,6 +35,9 @@ TERNARY_WEIGHT = "TernaryWeight"
 QUATERNARY_WEIGHT = "QuaternaryWeight"
 INT8_WEIGHT = "Int8Weight"
 
+LEVELS = {BINARY_CONV: "binary", TERNARY_CONV: "ternary", QUATERNARY_CONV: "quaternary"}
+"""Convolution on codes: name of its level set."""
+
 WEIGHT_OPERATORS = (BINARY_WEIGHT, TERNARY_WEIGHT, QUATERNARY_WEIGHT)
 """Operators that unpack planes into a float weight."""
 

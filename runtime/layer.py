@@ -14,7 +14,7 @@ from bitplane.runtime.kernels import fields as f
 from bitplane.runtime.model import Conv, Model, Quantizer, Tensor
 from bitplane.runtime.plan import make_plan
 
-OPERATORS = {"binary": fmt.BINARY_CONV, "ternary": fmt.TERNARY_CONV, "quaternary": fmt.QUATERNARY_CONV}
+OPERATORS = {levels: op for op, levels in fmt.LEVELS.items()}
 
 
 @dataclass

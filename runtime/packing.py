@@ -6,7 +6,7 @@ stream.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,10 +59,7 @@ def lane_words(conv: Conv, bits: int) -> list[NDArray[np.generic]]:
         wide[:o, :, :, :c] = fmt.unpack_plane(plane, conv.weight_shape)
         packed = np.packbits(wide, axis=-1, bitorder="little").view(f"<u{bits // 8}")
         out.append(packed.reshape(rows, kh, kw * words))
-    if conv.op == fmt.QUATERNARY_CONV:
-        pair = np.stack([p.reshape(rows // BLOCK, BLOCK, kh, -1) for p in out], axis=1)
-        return [pair.reshape(2 * rows, kh, -1)]
-    return out
+    return [_pair_rows(out)] if conv.op == fmt.QUATERNARY_CONV else out
 
 
 def byte_words(conv: Conv, pixel: int) -> list[NDArray[np.generic]]:
@@ -84,7 +81,7 @@ def pairs_span(words: NDArray[np.generic], top: int) -> int:
         top: largest code.
     """
     weights = words.view(np.int8).reshape(*words.shape, 2, 2)
-    largest, most = int(np.abs(weights.astype(np.int16)).max(initial=1)), 2**15 - 1
+    largest, most = max(int(weights.max(initial=1)), -int(weights.min(initial=-1))), 2**15 - 1
     span = max(1, most // (2 * top * largest))
     if span >= SURE_SPAN:
         return span
@@ -113,17 +110,24 @@ def four_words(conv: Conv, pixel: int) -> list[NDArray[np.generic]]:
     """
     o, kh, kw, c = conv.weight_shape
     rows = pad_channels(o)
-    bits = np.zeros((len(conv.planes), rows, kh, kw, 4 * pixel), np.uint8)
-    for plane, packed in zip(bits, conv.planes, strict=True):
-        plane[:o, ..., :c] = fmt.unpack_plane(packed, conv.weight_shape)
+    indices: list[NDArray[np.uint8]] = []
+    for plane in conv.planes:
+        wide = np.zeros((rows, kh, kw, 4 * pixel), np.uint8)
+        wide[:o, ..., :c] = fmt.unpack_plane(plane, conv.weight_shape)
+        eights = np.packbits(wide, axis=-1, bitorder="little")
+        fours = np.stack([eights & np.uint8(15), eights >> np.uint8(4)], -1)
+        indices.append(fours.reshape(rows, kh, kw * pixel).astype(np.uint8))
     if conv.op == fmt.TERNARY_CONV:
-        bits = np.stack([bits[1] & ~bits[0], bits[1] & bits[0]])
-    fours = bits.reshape(len(bits), rows, kh, kw * pixel, 4)
-    indices = (fours << np.arange(4, dtype=np.uint8)).sum(-1, dtype=np.uint8)
-    if conv.op == fmt.QUATERNARY_CONV:
-        pairs = indices.reshape(2, rows // BLOCK, BLOCK, kh, kw * pixel).swapaxes(0, 1)
-        return [pairs.reshape(2 * rows, kh, kw * pixel)]
-    return list(indices)
+        signs, masks = indices
+        return [masks & ~signs, masks & signs]
+    return [_pair_rows(indices)] if conv.op == fmt.QUATERNARY_CONV else [*indices]
+
+
+def _pair_rows(planes: Sequence[NDArray[np.generic]]) -> NDArray[np.generic]:
+    """Words [R, kh, words] of two planes to [2 R, kh, words]: 16 rows of the first, then the same 16 of the second."""
+    rows, kh, words = planes[0].shape
+    pairs = np.stack([p.reshape(rows // BLOCK, BLOCK, kh, words) for p in planes], axis=1)
+    return pairs.reshape(2 * rows, kh, words)
 
 
 def center(op: str, bits: int) -> float:

@@ -180,14 +180,11 @@ def pack_fours(b: Any, reached: list[Any], bits: int) -> Any:
 
 def look_up(b: Any, table: Any, indices: Any) -> Any:
     """Bytes of a table <16 x i8> at the indices below 16 of <16 x i8> or <32 x i8> (SSSE3, AVX2)."""
-    count = indices.type.count
-    if count == 16:
-        kind = ir.FunctionType(indices.type, [indices.type] * 2)
-        return b.call(cgutils.get_or_insert_function(b.module, kind, "llvm.x86.ssse3.pshuf.b.128"), [table, indices])
-    lanes = ir.Constant(ir.VectorType(I32, count), list(range(16)) * (count // 16))
-    both = b.shuffle_vector(table, ir.Constant(table.type, ir.Undefined), lanes)
+    name = {16: "llvm.x86.ssse3.pshuf.b.128", 32: "llvm.x86.avx2.pshuf.b"}[indices.type.count]
+    lanes = ir.Constant(ir.VectorType(I32, indices.type.count), list(range(16)) * (indices.type.count // 16))
+    table = b.shuffle_vector(table, ir.Constant(table.type, ir.Undefined), lanes)
     kind = ir.FunctionType(indices.type, [indices.type] * 2)
-    return b.call(cgutils.get_or_insert_function(b.module, kind, "llvm.x86.avx2.pshuf.b"), [both, indices])
+    return b.call(cgutils.get_or_insert_function(b.module, kind, name), [table, indices])
 
 
 def emit_call(b: Any, name: str, arguments: list[Any], emit: Callable[[Any, list[Any]], None], compact: bool = False) -> None:

@@ -49,7 +49,7 @@ def test_bytes_cost_the_same_whatever_the_bits():
 
 
 @pytest.mark.parametrize("kind", ["BinaryConv", "TernaryConv", "QuaternaryConv"])
-def test_look_ups_cost_the_same_for_1_and_2_bits_and_twice_for_two_weight_planes(kind):
+def test_look_ups_cost_less_than_popcounts_of_two_planes_and_up_to_twice_for_two_weight_planes(kind):
     fours, cpu = CodesLayout(2 * 64, 8, 8, 1, 1, 8, FOURS), CPUS["avx2"]
     costs = {op: cost.codes_cost(conv(op, 64, 64), fours, 8, 8, cpu) for op in (kind, "BinaryConv")}
     popcount = cost.codes_cost(conv(kind, 64, 64), CodesLayout(64, 8, 8, 2, 1, 64), 8, 8, cpu)
