@@ -3,11 +3,13 @@
 The parts take turns in one process, so that ratios hold on a noisy machine. Data: a random batch, uint8 [N, 3, 32, 32].
 """
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
+from torch._dynamo.exc import BackendCompilerFailed
 from torch.nn import functional
 
 from bitplane.benchmarks.measure import interleaved
@@ -19,13 +21,16 @@ from bitplane.train.models import build_model
 STEPS = 1_000_000  # of the schedule: the quantizer stays in its soft stage
 
 
-def measure_training(model: str = "resnet20", batch_size: int = 128, rounds: int = 10) -> list[dict[str, Any]]:
+def measure_training(
+    model: str = "resnet20", batch_size: int = 128, rounds: int = 10, *, compiled: bool = False
+) -> list[dict[str, Any]]:
     """Time the steps of all methods on a network with float activations.
 
     Args:
         model: architecture.
         batch_size: images a step.
         rounds: turns each part gets.
+        compiled: forward and backward also as torch.compile makes them, where it finds a compiler: takes a minute.
 
     Returns:
         One object a part: "part", "ms" (median), "of_step" (of forward, backward and plain optimizer together), and for methods
@@ -40,7 +45,7 @@ def measure_training(model: str = "resnet20", batch_size: int = 128, rounds: int
         if device.type == "cuda":
             torch.cuda.synchronize()
 
-    def build(method: str) -> tuple[Callable[[], None], Callable[[], None]]:
+    def build(method: str, *, compiled: bool = False) -> tuple[Callable[[], None], Callable[[], None]]:
         weights = "float" if method == "plain" else METHODS[method].levels[-1]
         scale = "two-sided" if method == "ttq" else "channel"
         config = TrainConfig(
@@ -49,6 +54,8 @@ def measure_training(model: str = "resnet20", batch_size: int = 128, rounds: int
         )
         network = build_model(config.model).to(memory_format=torch.channels_last).to(device)  # pyright: ignore[reportCallIssue]
         optimizer = make_optimizer(network, config, STEPS)
+        if compiled:
+            network.compile()
 
         def compute() -> None:
             optimizer.zero_grad()
@@ -64,6 +71,9 @@ def measure_training(model: str = "resnet20", batch_size: int = 128, rounds: int
 
     compute, plain = build("plain")
     parts = {"forward and backward": compute, "plain optimizer": plain} | {m: build(m)[1] for m in METHODS}
+    if compiled:
+        with contextlib.suppress(BackendCompilerFailed):
+            parts["forward and backward, compiled"] = build("plain", compiled=True)[0]
     times = {name: t.median for name, t in interleaved(parts, rounds, 0.05).items()}
     whole = times["forward and backward"] + times["plain optimizer"]
     return [

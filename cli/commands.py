@@ -234,10 +234,10 @@ def bench(
     if training:
         from bitplane.benchmarks.training import measure_training
 
-        rows = measure_training()
+        rows = measure_training(compiled=True)
         for r in rows:
             added = f"  adds {100 * r['added']:5.1f} % to a step" if "added" in r else ""
-            print(f"{r['part']:24} {r['ms']:8.2f} ms{added}")
+            print(f"{r['part']:30} {r['ms']:8.2f} ms{added}")
         return write_json(json, rows)
     if not models:
         raise UsageError("bench needs at least one packed file, --kernels or --training")

@@ -21,7 +21,8 @@ def train(
     Args:
         output: folder of the run.
         config: the run.
-        init: start from the weights of this finished run, or of a torchvision state_dict (.safetensors).
+        init: start from the weights of this finished run, or of a torchvision state_dict (.safetensors); a shallower network of
+            the same family will do: the blocks it lacks start as the identity.
         resume: go on with OUTPUT from its newest checkpoint, by its stored configuration.
         json: write the result to this file.
     """

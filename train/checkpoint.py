@@ -139,7 +139,9 @@ def load_weights(model: ResNet, path: Path, *, lenient: bool = False) -> list[st
     Args:
         model: the network; level scales and learned steps absent from the file are left alone if `lenient`.
         path: a model.safetensors.
-        lenient: accept a network of the same shape with other levels or activations (for fine-tuning).
+        lenient: accept a network of the same shape with other levels or activations, and one with fewer blocks in its stages,
+            whose function the deeper model then starts from: blocks that the file lacks start as the identity (Net2DeeperNet;
+            Chen, Goodfellow, Shlens, ICLR 2016).
 
     Returns:
         Names of the model's tensors that the file did not have.
@@ -151,7 +153,9 @@ def load_weights(model: ResNet, path: Path, *, lenient: bool = False) -> list[st
     # `num_batches_tracked` only matters while BatchNorm averages; older files of torchvision lack it.
     extra = ("level_scale", ".step", "input.zero_point", "input.scale", ".num_batches_tracked")
     wrong = [k for k in own.keys() & values.keys() if own[k].shape != values[k].shape and not (lenient and k.endswith(extra))]
-    missing = [k for k in own.keys() ^ values.keys() if not (lenient and k.endswith(extra))]
+    new_blocks = {n: b for n, b in model.blocks() if lenient and not any(k.startswith(f"{n}.") for k in values)}
+    extra_blocks = tuple(f"{n}." for n in new_blocks if not n.endswith(".0"))
+    missing = [k for k in own.keys() ^ values.keys() if not (lenient and (k.endswith(extra) or k.startswith(extra_blocks)))]
     if wrong or missing:
         k = sorted(wrong + missing)[0]
         had = list(values[k].shape) if k in values else "absent"
@@ -159,6 +163,8 @@ def load_weights(model: ResNet, path: Path, *, lenient: bool = False) -> list[st
         raise CheckpointError(f"{path}: belongs to another model: `{k}` is {had} there and {want} in {model.config.model}")
     usable = {k: v for k, v in values.items() if k in own and own[k].shape == v.shape}
     model.load_state_dict(usable, strict=False)
+    for block in new_blocks.values():
+        block.start_as_identity()
     return sorted(own.keys() - usable.keys())
 
 

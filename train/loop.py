@@ -68,7 +68,8 @@ def train(
         config: the run; ignored in favor of the stored one if `resume`.
         run: folder to write to.
         resume: go on from the newest checkpoint of `run`.
-        init: a finished run whose weights to start from, or a safetensors file of them (torchvision's names).
+        init: a finished run whose weights to start from, or a safetensors file of them (torchvision's names);
+            `load_weights` says what may differ.
         progress: show a progress bar.
         data: what `load_data(config.data)` gives, if it is loaded already.
 

@@ -102,6 +102,15 @@ def test_two_processes_train_as_one_does_with_the_same_batch(config, tmp_path):
         train(config, tmp_path / "two", resume=True)
 
 
+def test_a_network_captured_by_torch_dynamo_trains_to_the_same_weights(config, tmp_path):
+    assert command(tmp_path / "plain", config) == 0
+    # The backend `eager` runs the captured operators as they are: whatever differs, the capture lost.
+    assert command(tmp_path / "captured", config, ACCELERATE_DYNAMO_BACKEND="EAGER") == 0
+    plain, captured = final(tmp_path / "plain"), final(tmp_path / "captured")
+    assert plain.keys() == captured.keys()
+    assert all(torch.equal(plain[k], captured[k]) for k in plain)
+
+
 def test_accumulated_parts_take_as_many_steps(config, tmp_path):
     train(replace(config, accumulate=2), tmp_path / "run", progress=False)
     assert read_json(tmp_path / "run" / "checkpoints" / "epoch-0003" / "state.json")["step"] == 12

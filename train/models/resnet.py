@@ -49,6 +49,11 @@ class BasicBlock(nn.Module):
             return self.bn2(self.conv2(self.quant2(y))) + y
         return torch.relu(self.bn2(self.conv2(self.quant2(torch.relu(y)))) + s)
 
+    def start_as_identity(self) -> None:
+        """Let the block hand on its (rectified) input until training changes it: the last BatchNorm of each sum starts at 0."""
+        for norm in (self.bn1, self.bn2) if self.bi_real else (self.bn2,):
+            nn.init.zeros_(norm.weight)
+
 
 class Bottleneck(nn.Module):
     """1x1, 3x3 (strided, as in torchvision) and 1x1 convolutions with one shortcut; without ReLU at 1 bit."""
@@ -76,6 +81,10 @@ class Bottleneck(nn.Module):
         y = self._rectify(self.bn1(self.conv1(a)))
         y = self._rectify(self.bn2(self.conv2(self.quant2(y))))
         return self._rectify(self.bn3(self.conv3(self.quant3(y))) + _shortcut(self.downsample, x, a))
+
+    def start_as_identity(self) -> None:
+        """Let the block hand on its (rectified) input until training changes it: its last BatchNorm starts at 0."""
+        nn.init.zeros_(self.bn3.weight)
 
     def _rectify(self, x: Tensor) -> Tensor:
         return x if self.bi_real else torch.relu(x)
