@@ -1,6 +1,7 @@
 """The command line: `bitplane COMMAND`; the table below lists the commands."""
 
 import importlib
+import os
 import sys
 
 import tyro
@@ -29,8 +30,12 @@ def main(argv: list[str] | None = None) -> int:
     }
     try:
         tyro.extras.subcommand_cli_from_dict(table, prog="bitplane", args=argv, description="Low-bit ResNets on the CPU.")
+        sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # `bitplane ... | head` has read enough; nothing is left to be flushed at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except UsageError as e:
         print(f"bitplane: {e}", file=sys.stderr)
         return 2

@@ -1,6 +1,9 @@
 """Commands do what they say, for people and for machines."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -99,3 +102,16 @@ def test_fine_tuning_starts_from_a_file_of_weights(tmp_path) -> None:
         assert main(["train", "--output", str(tmp_path / name), "--init", str(start), *options]) == 0
     a, b = (load_file(tmp_path / n / "final" / "model.safetensors") for n in ("run", "file"))
     assert all(np.array_equal(a[k], b[k]) for k in a if not k.endswith("num_batches_tracked"))
+
+
+@pytest.mark.parametrize("argv", [["inspect", str(MODEL)], ["train", "--help"]])
+def test_a_reader_that_has_read_enough_is_no_mistake(argv) -> None:
+    read, write = os.pipe()
+    os.close(read)  # `bitplane ... | head` after the first lines
+    try:
+        command = [sys.executable, "-m", "bitplane.cli", *argv]
+        process = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, timeout=60)
+    finally:
+        os.close(write)
+    assert process.stderr == b""
+    assert process.returncode == 141
