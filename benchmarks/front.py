@@ -1,8 +1,9 @@
 """Questions to a study's rows: which are on the Pareto front, which to take."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
-from bitplane.benchmarks.results import Row, Study, StudyError
+from bitplane.benchmarks.results import Group, Row, Study, StudyError
 
 
 def front(rows: Iterable[Row]) -> list[Row]:
@@ -15,10 +16,35 @@ def front(rows: Iterable[Row]) -> list[Row]:
     return found
 
 
+def united(study: Study) -> list[Group]:
+    """Groups whose networks can be compared, as one: with accuracies on the same data, measured on the same machine.
+
+    Returns:
+        A group for each data set and machine that several groups share, in the study's order: named after the data, with the
+        rows of all, the conditions of one that was not quiet if there is one, and no baseline (factors hold within a group).
+    """
+    together: dict[tuple[str, str], list[Group]] = {}
+    for g in study.groups:
+        if g.data:
+            together.setdefault((g.data, g.machine.cpu), []).append(g)
+    return [
+        replace(
+            groups[0],
+            name=f"All networks on {data}",
+            date=max(g.date for g in groups),
+            baseline="",
+            conditions=next((g.conditions for g in groups if not g.conditions.quiet), groups[0].conditions),
+            rows=[r for g in groups for r in g.rows],
+        )
+        for (data, _), groups in together.items()
+        if len(groups) > 1
+    ]
+
+
 def recommend(
     study: Study, *, latency_ms: float | None = None, accuracy: float | None = None, size: int | None = None, threads: int = 1
-) -> list[tuple[str, Row]]:
-    """What to take in each group: the most accurate network within the limits, or the fastest that is accurate enough.
+) -> list[tuple[Group, Row]]:
+    """What to take for each data set: the most accurate network within the limits, or the fastest that is accurate enough.
 
     Args:
         study: the results.
@@ -28,19 +54,22 @@ def recommend(
         threads: thread count.
 
     Returns:
-        (group, row), one a group, of bitplane's own networks.
+        (the group it was measured in, row), one for each data set and machine, of bitplane's own networks.
 
     Raises:
         StudyError: nothing in the study is within the limits; the message names the nearest.
     """
-    found: list[tuple[str, Row]] = []
-    for g in study.groups:
+    found: list[tuple[Group, Row]] = []
+    whole = united(study)
+    shared = {(g.data, g.machine.cpu) for g in whole}
+    for g in [*whole, *(g for g in study.groups if (g.data, g.machine.cpu) not in shared)]:
         rows = [r for r in g.rows if r.engine == "bitplane" and r.threads == threads]
         able = front(r for r in rows if size is None or r.bytes <= size)
         able = [r for r in able if latency_ms is None or (r.stream and r.stream.ms.value <= latency_ms)]
         able = [r for r in able if accuracy is None or (r.top1 is not None and r.top1 >= accuracy)]
         if able:
-            found.append((g.name, able[0] if accuracy is not None else able[-1]))
+            row = able[0] if accuracy is not None else able[-1]
+            found.append((next(g for g in study.groups if any(r is row for r in g.rows)), row))
     if not found:
         raise StudyError(_nearest(study, threads))
     return found

@@ -8,8 +8,9 @@ from bokeh.resources import Resources
 from jinja2 import Environment
 
 from bitplane.benchmarks import statistics
+from bitplane.benchmarks.front import united
 from bitplane.benchmarks.picture import has_picture
-from bitplane.benchmarks.report import cells, conditions, group_front, heads, where
+from bitplane.benchmarks.report import FRONT, UNITED, cells, conditions, group_front, heads, where
 from bitplane.benchmarks.results import Group, Row, Study
 
 TEMPLATE = """<!doctype html>
@@ -43,7 +44,7 @@ column's head to sort, a name in a legend to hide it.</p>
 {{ g.plot | safe }}
 <div class="scroll"><table><thead><tr>{% for h in g.heads %}<th>{{ h }}</th>{% endfor %}</tr></thead><tbody>
 {% for row in g.rows %}<tr{% if row.front %} class="front"{% endif %}>
-{% for c in row.cells %}<td{% if loop.last %} class="note"{% endif %}>{{ c }}</td>{% endfor %}</tr>
+{% for c in row.cells %}<td{% if g.heads[loop.index0] == "note" %} class="note"{% endif %}>{{ c }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>
 {% endfor %}
 {{ script | safe }}
@@ -64,26 +65,29 @@ document.querySelectorAll("th").forEach(th => th.addEventListener("click", () =>
 
 def html(study: Study) -> str:
     """The page's text."""
-    plots = [_scatter(g) if has_picture(g) else _bars(g) for g in study.groups]
+    shown = [(g, UNITED, ["network", *FRONT], group_front(g)) for g in united(study)]
+    shown += [(g, where(g), heads(g), g.rows) for g in study.groups]
+    plots = [_scatter(g) if has_picture(g) else _bars(g) for g, *_ in shown]
     script, parts = components(plots) if plots else ("", ())
     groups = [
         {
             "group": g,
-            "where": where(g),
+            "where": text,
             "conditions": conditions(g.conditions).replace("**", ""),
             "plot": part,
-            "heads": heads(g),
-            "rows": _rows(g),
+            "heads": columns,
+            "rows": _rows(g, rows, columns),
         }
-        for g, part in zip(study.groups, parts, strict=True)
+        for (g, text, columns, rows), part in zip(shown, parts, strict=True)
     ]
     inline = Resources("inline", components=["bokeh"]).render()
     return Environment(autoescape=True).from_string(TEMPLATE).render(study=study, groups=groups, script=script, inline=inline)
 
 
-def _rows(g: Group) -> list[dict[str, object]]:
+def _rows(g: Group, rows: list[Row], columns: list[str]) -> list[dict[str, object]]:
     best = {id(r) for r in group_front(g)}
-    return [{"cells": cells(g, r), "front": id(r) in best} for r in g.rows]
+    at = [heads(g).index(c) for c in columns]
+    return [{"cells": [cells(g, r)[i] for i in at], "front": id(r) in best} for r in rows]
 
 
 def _source(rows: list[Row]) -> ColumnDataSource:

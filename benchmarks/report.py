@@ -1,9 +1,9 @@
 """A study as Markdown: generated from its JSON file alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from bitplane.benchmarks import statistics
-from bitplane.benchmarks.front import front
+from bitplane.benchmarks.front import front, united
 from bitplane.benchmarks.results import Conditions, Group, Row, Study
 
 
@@ -82,27 +82,40 @@ def where(g: Group) -> str:
     )
 
 
-def markdown(study: Study, pictures: Sequence[str] = ()) -> str:
+def markdown(study: Study, pictures: Mapping[str, str] | None = None) -> str:
     """The whole page.
 
     Args:
         study: the results.
-        pictures: file names of pictures, one a group or "".
+        pictures: file names of pictures by the names of their groups.
     """
+    pictures = pictures or {}
     lines = [f"# {study.title}", "", *([study.about, ""] if study.about else []), *LEGEND, ""]
-    for index, g in enumerate(study.groups):
-        lines += [f"## {g.name}", "", where(g), "", conditions(g.conditions), ""]
-        if index < len(pictures) and pictures[index]:
-            lines += [f"![{g.name}]({pictures[index]})", ""]
-        best = {id(r) for r in group_front(g)}
-        columns = heads(g)
-        lines += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-        for r in g.rows:
-            texts = [c.replace("|", "\\|") for c in cells(g, r)]
-            texts[0] = f"**{texts[0]}**" if id(r) in best else texts[0]
-            lines.append("| " + " | ".join(texts) + " |")
-        lines += ["", *_settings(g), ""]
+    for g in united(study):
+        lines += [f"## {g.name}", "", UNITED, "", *_picture(g, pictures), *_table(g, group_front(g), ["network", *FRONT]), ""]
+    for g in study.groups:
+        lines += [f"## {g.name}", "", where(g), "", conditions(g.conditions), "", *_picture(g, pictures)]
+        lines += [*_table(g, g.rows, heads(g)), "", *_settings(g), ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+UNITED = "The groups below together, each of them measured by itself; the table is the front, whatever the engine."
+FRONT = ["engine", "ms", "top-1", "file"]
+
+
+def _picture(g: Group, pictures: Mapping[str, str]) -> list[str]:
+    return [f"![{g.name}]({pictures[g.name]})", ""] if g.name in pictures else []
+
+
+def _table(g: Group, rows: list[Row], columns: list[str]) -> list[str]:
+    best = {id(r) for r in group_front(g)}
+    at = [heads(g).index(c) for c in columns]
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for r in rows:
+        texts = [c.replace("|", "\\|") for c in cells(g, r)]
+        texts[0] = f"**{texts[0]}**" if id(r) in best else texts[0]
+        lines.append("| " + " | ".join(texts[i] for i in at) + " |")
+    return lines
 
 
 LEGEND = [

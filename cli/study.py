@@ -118,13 +118,11 @@ def recommend(
         size=size,
         threads=threads,
     )
-    groups = {g.name: g for g in found.groups}
-    for name, row in chosen:
-        g = groups[name]
+    for g, row in chosen:
         shown = dict(zip(heads(g), cells(g, row), strict=True))
         ms, top1 = shown["ms"], shown["top-1"]
-        print(f"{name}: {row.network} ({row.file}), {ms} ms, {top1}, {row.bytes:,} bytes, on {g.machine.cpu}")
-    write_json(json, [{"group": name, **asdict(row)} for name, row in chosen])
+        print(f"{g.name}: {row.network} ({row.file}), {ms} ms, {top1}, {row.bytes:,} bytes, on {g.machine.cpu}")
+    write_json(json, [{"group": g.name, **asdict(row)} for g, row in chosen])
 
 
 def milliseconds(text: str) -> float:
@@ -141,20 +139,24 @@ def milliseconds(text: str) -> float:
 
 def write_report(found: "Study", output: Path) -> None:
     """Write results, page, HTML and pictures into a folder."""
+    from bitplane.benchmarks.front import united
     from bitplane.benchmarks.page import html
     from bitplane.benchmarks.picture import draw, has_picture
     from bitplane.benchmarks.report import markdown
     from bitplane.benchmarks.results import to_json
 
     write_text(output / "study.json", to_json(found))
-    pictures = []
-    for g in found.groups:
-        name = re.sub(r"[^a-z0-9]+", "-", g.name.lower()).strip("-") + ".png"
-        pictures.append(name if has_picture(g) else "")
-        if has_picture(g):
-            draw(g, output / name)
+    pictures = {g.name: file_name(g.name) for g in [*united(found), *found.groups] if has_picture(g)}
+    for g in [*united(found), *found.groups]:
+        if g.name in pictures:
+            draw(g, output / pictures[g.name])
     write_text(output / "study.md", markdown(found, pictures))
     write_text(output / "study.html", html(found))
+
+
+def file_name(group: str) -> str:
+    """Name of a group's picture."""
+    return re.sub(r"[^a-z0-9]+", "-", group.lower()).strip("-") + ".png"
 
 
 def text_table(g: "Group") -> str:

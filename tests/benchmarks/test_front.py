@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitplane.benchmarks.front import front, recommend
+from bitplane.benchmarks.front import front, recommend, united
 from bitplane.benchmarks.results import Conditions, Estimate, Group, Machine, Row, Stream, Study, StudyError
 
 
@@ -46,3 +48,20 @@ def test_without_an_answer_the_nearest_are_named():
         recommend(study([row(0.1, 0.7), row(0.4, 0.9)]), accuracy=0.95)
     with pytest.raises(StudyError, match="no network of known latency and accuracy at 3 threads"):
         recommend(study([row(0.1, None)]), threads=3)
+
+
+def test_groups_of_one_data_set_and_machine_are_compared_together():
+    rows = [row(0.1, 0.7), row(0.4, 0.9)]
+    (first,) = study(rows).groups
+    noisy = Conditions(False, 0.2, None, None, [])
+    second = replace(first, name="h", conditions=noisy, rows=[row(0.2, 0.95), row(0.3, 0.8, engine="other")])
+    elsewhere = replace(first, name="i", machine=replace(first.machine, cpu="other cpu"), rows=[row(0.01, 0.99)])
+    latency = replace(first, name="j", data="", rows=[row(9, None)])
+    whole = replace(study([]), groups=[first, second, elsewhere, latency])
+    (one,) = united(whole)
+    assert one.rows == [*first.rows, *second.rows]
+    assert not one.conditions.quiet
+    assert [(r.stream.ms.value, r.top1) for r in front(one.rows)] == [(0.1, 0.7), (0.2, 0.95)]
+    assert united(study(rows)) == []
+    assert [(g.name, r.top1) for g, r in recommend(whole)] == [("h", 0.95), ("i", 0.99)]
+    assert [(g.name, r.top1) for g, r in recommend(whole, latency_ms=0.15)] == [("g", 0.7), ("i", 0.99)]

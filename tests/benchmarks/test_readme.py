@@ -33,7 +33,7 @@ def test_the_studys_page_is_generated_from_its_json():
     pictures = re.findall(r"!\[(.+?)\]\((.+?)\)", page)
     assert pictures
     assert all((STUDY.parent / file).is_file() for _, file in pictures)
-    assert markdown(study, [dict(pictures).get(g.name, "") for g in study.groups]) == page
+    assert markdown(study, dict(pictures)) == page
 
 
 def test_every_example_is_in_the_study_with_its_size_and_accuracy():

@@ -198,7 +198,7 @@ def test_the_page_needs_no_network_and_escapes_what_it_is_given(study):
 
 
 def test_the_markdown_has_a_line_for_every_row(study):
-    text = markdown(study, ["mini.png", ""])
+    text = markdown(study, {"mini": "mini.png"})
     assert "![mini](mini.png)" in text
     lines = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith(("| network", "| layer"))]
     assert len(lines) == sum(len(g.rows) for g in study.groups)

@@ -1,6 +1,7 @@
 """study, report and recommend, from the command line."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,22 @@ def test_report_writes_the_pages_again_and_refreshes_tables(results, tmp_path, c
     assert text.endswith("<!-- end -->\nAfter.\n")
     assert main(["report", str(results), "-o", str(results)]) == 2
     assert "exists and is not a folder" in capsys.readouterr().err
+
+
+def test_groups_on_the_same_images_are_also_shown_together(results, tmp_path):
+    found = read_study(results)
+    better = replace(found.groups[0], name="Deeper", rows=[row("deep", 0.5, 0.95), row("deep", 0.2, 0.6)])
+    results.write_text(to_json(replace(found, groups=[*found.groups, better])))
+    out = tmp_path / "out"
+    assert main(["report", str(results), "-o", str(out)]) == 0
+    assert {p.name for p in out.glob("*.png")} == {"a-group.png", "deeper.png", "all-networks-on-cifar10.png"}
+    together = (out / "study.md").read_text().partition("## All networks on cifar10\n")[2].partition("\n## ")[0]
+    assert "![All networks on cifar10](all-networks-on-cifar10.png)" in together
+    front = ["binary** | bitplane | 0.100 |", "ternary** | bitplane | 0.300 |", "deep** | bitplane | 0.500 |"]
+    shown = [line for line in together.splitlines() if line.startswith("| **")]
+    assert len(shown) == 3
+    assert all(words in line for words, line in zip(front, shown, strict=True))
+    assert "All networks on cifar10" in (out / "study.html").read_text()
 
 
 def test_study_measures_groups_and_keeps_those_it_does_not_measure(tmp_path, capsys):
