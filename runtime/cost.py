@@ -46,7 +46,10 @@ LOOK_UP: dict[str, Kind] = {
 LOOK_UP_SPAN = 8
 """Instructions that add a vector of 256 bits of sums in bytes to wider ones, at the end of a span."""
 
-LOOK_UP_PACE = 0.85
+LOOK_UP_SUM = 60
+"""Instructions that a vector of 256 bits of sums takes besides: fitted to the times of narrow layers."""
+
+LOOK_UP_PACE = 0.8
 """Time of an instruction of a look-up tile, where one of a popcount tile is 1: measured on Zen 3, see the table."""
 
 
@@ -65,12 +68,13 @@ class Estimate:
     look_up: float | None = None
 
 
-def codes_cost(conv: Conv, layout: CodesLayout, height: int, width: int, cpu: Cpu = MACHINE) -> float:
-    """Estimated vector instructions of a convolution on codes in a layout.
+def codes_cost(conv: Conv, layout: CodesLayout, bits: int, height: int, width: int, cpu: Cpu = MACHINE) -> float:
+    """Estimated vector instructions of a convolution on codes in a layout, whatever its weights.
 
     Args:
         conv: the convolution.
         layout: of what it reads: bytes, fours, or planes of words.
+        bits: of a code.
         height: output rows.
         width: output pixels of a row.
         cpu: the processor.
@@ -87,8 +91,8 @@ def codes_cost(conv: Conv, layout: CodesLayout, height: int, width: int, cpu: Cp
         index, work = cheapest_tile(LOOK_UP[conv.op], 16, rows, width, 0, block, cpu)
         tile = tiles_for(cpu)[index]
         vectors = -(-width // tile.pixels) * tile.pixels * rows * tile.bits / 256
-        spans = count_spans(kh, words, four_span(conv.op, 2, words))  # of 1-bit codes a little fewer
-        return LOOK_UP_PACE * height * (work * kh * words + LOOK_UP_SPAN * vectors * spans)
+        spans = count_spans(kh, words, four_span(conv.op, bits, words))
+        return LOOK_UP_PACE * height * (work * kh * words + (LOOK_UP_SPAN * spans + LOOK_UP_SUM) * vectors)
     taps = kh if kh == kw == words and conv.strides[1] == 1 else 0
     _, work = cheapest_tile(KINDS[conv.op], layout.bits, rows, width, taps, block, cpu)
     return work * height * kh * words * layout.planes
@@ -126,7 +130,7 @@ def word_cost(tile: Tile, cpu: Cpu = MACHINE) -> float:
         vectors = tile.vectors * (1 if tile.lanes * tile.bits > 256 else 0.7)
         return tile.pixels * (1.5 * vectors + 0.5) + tile.planes * vectors * 0.5 + (1 if tile.taps else 2.5)
     if tile.kind in LOOK_UPS:
-        return tile.pixels * (tile.vectors * (2 * tile.planes + 0.5) + 3) + tile.planes * tile.vectors + 3
+        return 2 * (tile.pixels * (tile.vectors * tile.planes + 1) + tile.vectors * tile.planes + 1)
     vectors = tile.group * tile.bits / 256
     return tile.pixels * (_instructions(cpu)[tile.kind] * vectors + 1) + (0 if tile.taps else 4)
 

@@ -73,8 +73,7 @@ def byte_words(conv: Conv, pixel: int) -> list[NDArray[np.generic]]:
 def pairs_span(words: NDArray[np.generic], top: int) -> int:
     """Words that a tile may multiply before a 16-bit sum of pairs of products could overflow, whatever the codes are.
 
-    A tile takes as many whole kernel rows of words as the span holds, or else the span's words of one row. The bound is that of
-    the largest weight or, where it is a small one, that of the weights as they lie.
+    The bound is that of the largest weight or, where that allows few words, that of the weights as they lie.
 
     Args:
         words: [R, kh, words], each of 4 int8.
@@ -85,21 +84,38 @@ def pairs_span(words: NDArray[np.generic], top: int) -> int:
     span = max(1, most // (2 * top * largest))
     if span >= SURE_SPAN:
         return span
-    positive, negative = (np.maximum(sign * weights.astype(np.int16), 0).sum(-1, dtype=np.int32) for sign in (1, -1))
-    kh, count = words.shape[1:]
-    runs = {*(rows * count for rows in range(1, kh + 1)), *(-(-count // parts) for parts in range(2, count + 1))}
+    sides = [top * np.maximum(sign * weights.astype(np.int16), 0).sum(-1, dtype=np.int32) for sign in (1, -1)]
+    return _longest_span(sides, most, span)
+
+
+def _longest_span(sides: Sequence[NDArray[np.integer]], most: int, span: int, step: int = 1) -> int:
+    """Words of the longest span up to `SURE_SPAN` over which no sum passes `most`; `span` if that is longer.
+
+    A tile takes as many whole kernel rows of words as a span holds, or else equal parts of one row, multiples of `step`.
+
+    Args:
+        sides: what each word can add to a sum at the most, and take from it, [R, kh, words, sums].
+        most: largest magnitude of a sum.
+        span: words that are safe.
+        step: see above.
+    """
+    kh, count = sides[0].shape[1:3]
+    parts = (-(-count // n) for n in range(2, count + 1))
+    runs = {*(rows * count for rows in range(1, kh + 1)), *(part + -part % step for part in parts)}
+    totals = [np.cumsum(side, axis=2, dtype=np.int32) for side in sides]
     for run in sorted((r for r in runs if span < r <= SURE_SPAN), reverse=True):
-        if max(_most_of_runs(side, run) for side in (positive, negative)) * top <= most:
+        if all(_most_of_runs(total, run) <= most for total in totals):
             return run
     return span
 
 
-def _most_of_runs(sums: NDArray[np.int32], span: int) -> int:
-    """Largest total of a run of `span` words, by the runs a tile takes, of [R, kh, words, 2]."""
-    kh, words = sums.shape[1:3]
+def _most_of_runs(totals: NDArray[np.int32], span: int) -> int:
+    """Largest sum of a run of `span` words, by the runs a tile takes, of running totals [R, kh, words, sums]."""
+    kh, words = totals.shape[1:3]
     if span >= words:
-        return int(np.add.reduceat(sums.sum(2), np.arange(0, kh, span // words), axis=1).max())
-    return int(np.add.reduceat(sums, np.arange(0, words, span), axis=2).max())
+        return int(np.add.reduceat(totals[:, :, -1], np.arange(0, kh, span // words), axis=1).max())
+    ends = totals[:, :, [*range(span - 1, words - 1, span), words - 1]]
+    return int(np.diff(ends, axis=2, prepend=0).max())
 
 
 def four_words(conv: Conv, pixel: int) -> list[NDArray[np.generic]]:
@@ -148,12 +164,24 @@ def count_spans(rows: int, words: int, span: int) -> int:
 
 
 def four_span(op: str, bits: int, words: int) -> int:
-    """Words that a look-up tile adds in bytes: whole kernel rows of `words`, or equal parts of one, even for loops of two."""
+    """Words that a look-up tile adds in bytes whatever the weights: whole kernel rows, or equal parts, even for loops of two."""
     most = 127 // four_bound(op, bits) // 2 * 2
     if words <= most:
         return most
     part = -(-words // -(-words // most))
     return part + part % 2
+
+
+def four_span_of(op: str, bits: int, indices: list[NDArray[np.generic]]) -> int:
+    """The same for these weights, the indices of `four_words`: ternary ones that are 0 add nothing."""
+    span = four_span(op, bits, indices[0].shape[2])
+    if op != fmt.TERNARY_CONV:
+        return span
+    counts = [np.bitwise_count(i)[..., None] for i in indices]  # uint8, at most 4
+    low = int(center(op, bits))
+    high = 2**bits - 1 - low
+    sides = [high * counts[0] + low * counts[1], low * counts[0] + high * counts[1]]
+    return _longest_span(sides, 127, span, step=2)
 
 
 def four_table(op: str, bits: int) -> NDArray[np.int8]:

@@ -180,7 +180,7 @@ class _Planner:
         for n in readers:
             size = self.model.tensors[n.output].shape[1:]
             for product, layout in layouts.items():
-                costs[product].append(codes_cost(n, layout, *size, self.cpu))
+                costs[product].append(codes_cost(n, layout, tensor.bits, *size, self.cpu))
             self.estimates[n.name] = Estimate(**{product: found[-1] for product, found in costs.items()})
         return layouts[min(layouts, key=lambda product: sum(costs[product]))]
 

@@ -34,25 +34,25 @@ def conv(op, out, channels):
 def test_popcounts_cost_by_the_plane_and_quaternary_weights_twice():
     layer = conv("BinaryConv", 64, 64)
     one, two = (CodesLayout(64, 8, 8, planes, 1, 64) for planes in (1, 2))
-    binary = cost.codes_cost(layer, one, 8, 8)
-    assert cost.codes_cost(layer, two, 8, 8) == 2 * binary
-    assert cost.codes_cost(conv("QuaternaryConv", 64, 64), one, 8, 8) == 2 * binary
-    assert cost.codes_cost(layer, one, 16, 8) == 2 * binary
-    assert cost.codes_cost(replace(layer, weight_shape=(128, 3, 3, 64)), one, 8, 8) == 2 * binary
-    assert cost.codes_cost(conv("TernaryConv", 64, 64), one, 8, 8) > binary
+    binary = cost.codes_cost(layer, one, 1, 8, 8)
+    assert cost.codes_cost(layer, two, 2, 8, 8) == 2 * binary
+    assert cost.codes_cost(conv("QuaternaryConv", 64, 64), one, 1, 8, 8) == 2 * binary
+    assert cost.codes_cost(layer, one, 1, 16, 8) == 2 * binary
+    assert cost.codes_cost(replace(layer, weight_shape=(128, 3, 3, 64)), one, 1, 8, 8) == 2 * binary
+    assert cost.codes_cost(conv("TernaryConv", 64, 64), one, 1, 8, 8) > binary
 
 
 def test_bytes_cost_the_same_whatever_the_bits():
     in_bytes = CodesLayout(512, 8, 8, 1, 1, 8)
-    costs = {cost.codes_cost(conv(op, 64, 64), in_bytes, 8, 8) for op in ("BinaryConv", "TernaryConv", "QuaternaryConv")}
+    costs = {cost.codes_cost(conv(op, 64, 64), in_bytes, 8, 8, 8) for op in ("BinaryConv", "TernaryConv", "QuaternaryConv")}
     assert len(costs) == 1
 
 
 @pytest.mark.parametrize("kind", ["BinaryConv", "TernaryConv", "QuaternaryConv"])
 def test_look_ups_cost_less_than_popcounts_of_two_planes_and_up_to_twice_for_two_weight_planes(kind):
     fours, cpu = CodesLayout(2 * 64, 8, 8, 1, 1, 8, FOURS), CPUS["avx2"]
-    costs = {op: cost.codes_cost(conv(op, 64, 64), fours, 8, 8, cpu) for op in (kind, "BinaryConv")}
-    popcount = cost.codes_cost(conv(kind, 64, 64), CodesLayout(64, 8, 8, 2, 1, 64), 8, 8, cpu)
+    costs = {op: cost.codes_cost(conv(op, 64, 64), fours, 2, 8, 8, cpu) for op in (kind, "BinaryConv")}
+    popcount = cost.codes_cost(conv(kind, 64, 64), CodesLayout(64, 8, 8, 2, 1, 64), 2, 8, 8, cpu)
     assert costs[kind] < popcount
     assert costs["BinaryConv"] <= costs[kind] <= 2 * costs["BinaryConv"]
 
