@@ -12,14 +12,16 @@ ternary, one thread, interleaved medians):
 | | 8 | 1.43 ms | 0.38 ms | 173 : 50 |
 | Zen 4, VPOPCNTDQ and VNNI | 4 | 262 G multiply-adds/s | 235 G multiply-adds/s | 9 : 17 |
 
-and of single layers of 2-bit codes on the Zen 3 (`runtime.layer.make_layer`, each product forced by another `plan.codes_cost`,
-as tests/runtime/test_layers.py does; least of 12 interleaved times):
+and of single layers on the Zen 3 (`runtime.layer.make_layer`, each product forced by another `plan.codes_cost`, as
+tests/runtime/test_layers.py does; least of 40 interleaved times, and in brackets thousands of estimated instructions):
 
-| layer | by popcounts | by byte products | by look-ups |
-|---|---|---|---|
-| binary, 256 channels at 14x14 | 640 us | 834 us | 331 us |
-| ternary, 256 channels at 14x14 | 722 us | 819 us | 525 us |
-| ternary, 64 channels at 8x8 | 19.5 us | 20.6 us | 15.2 us |
+| layer | bits | by popcounts | by byte products | by look-ups |
+|---|---|---|---|---|
+| binary, 256 channels at 14x14 | 1 | 322 us (3,895) | | 271 us (3,543) |
+| | 2 | 641 us (7,788) | 807 us (9,935) | 318 us (3,957) |
+| ternary, 256 channels at 14x14 | 2 | 717 us (8,692) | 797 us (9,935) | 468 us (6,296) |
+| ternary, 64 channels at 8x8 | 2 | 19.2 us (177) | 20.0 us (203) | 12.3 us (124) |
+| ternary, 16 channels at 32x32 | 2 | 20.9 us (184) | 26.2 us (221) | 30.8 us (290) |
 """
 
 from dataclasses import dataclass
