@@ -52,7 +52,7 @@ def _inputs(spec: dict[str, Any]) -> tuple[Any, ...]:
 
     if not spec["images"]:
         return ()
-    images = np.load(spec["images"], mmap_mode="r")
+    images = np.load(spec["images"], mmap_mode="r")[: spec["batch"]]  # no more of them: they would count as the engine's memory
     return (np.resize(images, (spec["batch"], *images.shape[1:])),)
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from bitplane.runtime.functions import describe_all
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = sorted([*(ROOT / "tests" / "fixtures").glob("format-*/*.onnx"), *(ROOT / "examples").glob("*[128].onnx")])
+FILES = sorted([*(ROOT / "tests" / "fixtures").glob("format-*/*.onnx"), *(ROOT / "examples").glob("resnet20*[128].onnx")])
 
 
 def bits(plane, shape):
