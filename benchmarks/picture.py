@@ -31,6 +31,7 @@ def draw(g: Group, path: Path) -> None:
     colors = plt.get_cmap("tab20")
     engines = list(dict.fromkeys(r.engine for r in rows))
     best = group_front(g)
+    several = len({r.network.partition(" ")[0] for r in rows}) > 1
     axes.plot(
         [r.stream.ms.value for r in best if r.stream], [100 * (r.top1 or 0) for r in best],
         drawstyle="steps-post", color="0.6", linewidth=1.2, zorder=1, label="Pareto front",
@@ -52,7 +53,7 @@ def draw(g: Group, path: Path) -> None:
         )
         if own:
             for r, left, top in ((r, a, b) for r, a, b in zip(mine, x, y, strict=True) if r in best):
-                name = r.network.partition(" ")[2] or r.network
+                name = r.network if several else r.network.partition(" ")[2] or r.network
                 axes.annotate(name, (left, top), xytext=(-5, 6), textcoords="offset points", fontsize=8, ha="right")
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
