@@ -130,7 +130,8 @@ def _bytes(row: list[int]) -> int:
     source_area = row[f.SRC_HEIGHT] * row[f.SRC_WIDTH]
     if op in (f.OP_CONV, f.OP_ELEMENTWISE):
         out = BLOCK * _blocks(row) * (row[f.STORE] + (row[f.RESIDUAL_PIXEL] > 0))
-        planes = 1 if row[f.QUANT] == f.QUANT_BYTES else row[f.CODES_PLANES]
+        side_by_side = row[f.QUANT] in (f.QUANT_BYTES, f.QUANT_FOURS) or row[f.MODE] == f.MODE_FOURS
+        planes = 1 if side_by_side else row[f.CODES_PLANES]
         out += area * row[f.CODES_PIXEL] * planes
         if op == f.OP_ELEMENTWISE:
             return out + row[f.HEIGHT] * row[f.SRC_STEP_Y]
