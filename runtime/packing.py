@@ -164,7 +164,7 @@ def count_spans(rows: int, words: int, span: int) -> int:
 
 
 def four_span(op: str, bits: int, words: int) -> int:
-    """Words that a look-up tile adds in bytes whatever the weights: whole kernel rows, or equal parts, even for loops of two."""
+    """Words that a look-up tile adds in bytes whatever the weights: whole kernel rows, or equal parts, even for loops of 2."""
     most = 127 // four_bound(op, bits) // 2 * 2
     if words <= most:
         return most
