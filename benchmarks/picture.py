@@ -62,7 +62,7 @@ def draw(g: Group, path: Path) -> None:
     axes.set_xlabel(f"latency of one image, {least} thread{'s' * (least > 1)}, median ms")
     axes.set_ylabel("top-1 accuracy, %")
     axes.set_title(g.name)
-    axes.margins(0.2, 0.12)  # room for the first name
+    axes.margins(0.25 if several else 0.2, 0.12)  # room for the first name
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
     figure.savefig(path, dpi=120, bbox_inches="tight")
