@@ -39,7 +39,7 @@ engines = ["bitplane", "onnxruntime float32", "onnxruntime, packed file", "OpenV
 baseline = "onnxruntime, packed file"
 [[group]]
 name = "layers"
-layers = ["binary/1 64x8"]
+layers = ["ternary/1 64x8"]
 engines = ["bitplane", "register loop"]
 """
 
@@ -143,8 +143,8 @@ def test_a_file_that_holds_no_results_is_refused_in_one_line(tmp_path, text, mes
         (('title = "Mini"', ""), "missing required field `title`"),
         (("rounds = 3", 'rounds = "3"'), r"expected `int`, got `str` - at `\$.measure.rounds`"),
         (("[measure]", "[measures]"), "unknown field `measures`"),
-        (('layers = ["binary/1 64x8"]', 'layers = ["binary/3 64x8"]'), "group 'layers': 'binary/3 64x8' is not of the form"),
-        (('layers = ["binary/1 64x8"]', ""), "group 'layers' needs exactly one of"),
+        (('layers = ["ternary/1 64x8"]', 'layers = ["binary/3 64x8"]'), "group 'layers': 'binary/3 64x8' is not of the form"),
+        (('layers = ["ternary/1 64x8"]', ""), "group 'layers' needs exactly one of"),
         (('"LiteRT float32"', '"TVM"'), "group 'mini': no engine is called 'TVM'; there are bitplane"),
         (('title = "Mini"', "title = "), "not a readable study description"),
     ],
