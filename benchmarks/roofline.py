@@ -24,7 +24,8 @@ def measure_kernels(rounds: int = 30) -> list[dict[str, Any]]:
     """Time 3x3 convolutions with threshold and packing, 1-bit activations, one thread.
 
     Returns:
-        One object a layer: "layer", "us" (median), "gmacs" (giga multiply-adds a second), "limit_gmacs", "of_limit".
+        One object a layer: "layer", "kernel", "us" (median), "gmacs" (giga multiply-adds a second), "limit_gmacs" (of the loop
+        of popcounts, which look-ups may exceed), "of_limit".
     """
     rows = []
     for kind in ("binary", "ternary"):
@@ -40,6 +41,7 @@ def measure_kernels(rounds: int = 30) -> list[dict[str, Any]]:
             rows.append(
                 {
                     "layer": name,
+                    "kernel": layer.kernel,
                     "us": times["layer"].median * 1e3,
                     "gmacs": speed,
                     "limit_gmacs": limit,

@@ -228,7 +228,7 @@ def bench(
         for r in rows:
             print(
                 f"{r['layer']:34} {r['us']:8.2f} us {r['gmacs']:8.0f} G multiply-adds/s "
-                f"{100 * r['of_limit']:5.1f} % of the register loop"
+                f"{100 * r['of_limit']:5.1f} % of the register loop of popcounts  {r['kernel'].partition(',')[0]}"
             )
         return write_json(json, rows)
     if training:
