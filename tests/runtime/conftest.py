@@ -7,8 +7,6 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from bitplane.runtime import InferenceSession
-
 
 def load(name):
     """A module of this folder."""
@@ -20,9 +18,12 @@ def load(name):
 
 def pytest_addoption(parser):
     parser.addoption("--memory", choices=["after", "before", "poison"], help="run in the memory of guarded.py")
+    parser.addoption("--shapes", help="tiles and plans of another processor, see shapes.py: avx512-vpopcntdq, avx512, neon, generic")
 
 
 def pytest_configure(config):
+    if config.getoption("--shapes", default=None):
+        load("shapes").install(config.getoption("--shapes"))  # before any test imports kernels
     if config.getoption("--memory", default=None):
         load("guarded").install(config.getoption("--memory"))
 
@@ -46,6 +47,7 @@ def _oracle(builder, images):
 @pytest.fixture(scope="session")
 def check():
     """Compare every value of a graph with onnxruntime: codes and features exactly, logits to 1e-5."""
+    from bitplane.runtime import InferenceSession  # not above: `--shapes` comes first
 
     def run(builder, count=2, threads=1):
         images = builder.images(count)
