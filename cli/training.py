@@ -64,7 +64,7 @@ def experiments(
     Args:
         description: an experiment description (.toml).
         output: folder of all runs.
-        only: patterns of runs, as GROUP/RUN (`end-to-end/*ternary*`); default: all.
+        only: patterns of runs, as GROUP/RUN (`end-to-end/*-ternary-*`); default: all.
         epochs: budget of every run, in place of the description's.
         data: images, in place of the description's.
         data_dir: where CIFAR is.
