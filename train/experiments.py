@@ -142,7 +142,8 @@ def plan(experiment: Experiment, output: Path, options: Mapping[str, Any], init:
                     chosen |= {"teacher": str(source)} if o.get("teacher") else {}
             config = from_flat({**chosen, **options})
             name = "-".join(f"{k[0]}{v}" if not isinstance(v, str) else v for k, v in axes.items())
-            planned.append(Planned(g, axes, config, output / g.name.replace(" ", "-") / f"{name}-e{config.epochs}", start))
+            folder = f"{g.name}/{name}-e{config.epochs}".replace(" ", "-")
+            planned.append(Planned(g, axes, config, output / folder, start))
     return planned
 
 

@@ -67,9 +67,9 @@ def test_variants_are_names_that_overrides_give_a_meaning(description, tmp_path)
 [[group]]
 name = "ablation"
 columns = "weights"
-axes = { weights = ["binary"], variant = ["plain", "smooth"] }
+axes = { weights = ["binary"], variant = ["plain", "quite smooth"] }
 [[group.override]]
-when = { variant = "smooth" }
+when = { variant = "quite smooth" }
 options = { label_smoothing = 0.1 }
 [[group]]
 name = "taught"
@@ -87,7 +87,7 @@ init = false
     float_run = tmp_path / "float" / "s0-resnet20-e2"
     assert [(p.start, p.config.recipe.teacher) for p in taught] == [(float_run, ""), (None, str(float_run))]
     assert [p.config.recipe.label_smoothing for p in planned] == [0.0, 0.1]
-    assert planned[1].folder.name == "binary-smooth-e2"
+    assert planned[1].folder.name == "binary-quite-smooth-e2"
 
 
 def test_one_command_trains_what_is_missing_and_collects(description, tmp_path, capsys, monkeypatch):
