@@ -18,7 +18,7 @@ def load(name):
 
 def pytest_addoption(parser):
     parser.addoption("--memory", choices=["after", "before", "poison"], help="run in the memory of guarded.py")
-    parser.addoption("--shapes", help="tiles and plans of another processor, see shapes.py: avx512-vpopcntdq, avx512, neon, generic")
+    parser.addoption("--shapes", help="tiles and plans of another processor (shapes.py), such as avx512-vpopcntdq")
 
 
 def pytest_configure(config):

@@ -1,10 +1,10 @@
 """Another processor's shapes of kernels and choices of plans, lowered by LLVM for this one.
 
 What is ours of the AVX-512 forms (tiles, layouts, costs, epilogues of 512-bit vectors) is generic vector code, so any processor
-can show that its values are right; only the instructions that LLVM picks for it, and the byte dot product of VNNI, need the machine
-itself.
+can show that its values are right; only the instructions that LLVM picks for it, and the byte dot product of VNNI, need the
+machine itself.
 
-    pytest tests/runtime --shapes avx512-vpopcntdq
+    pytest tests/runtime --shapes avx512-vpopcntdq      # or another name in `target.CPUS`
 """
 
 import importlib.util
