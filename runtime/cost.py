@@ -28,7 +28,7 @@ from dataclasses import dataclass
 
 from bitplane.runtime import format as fmt
 from bitplane.runtime.arena import BYTES, FOURS, CodesLayout
-from bitplane.runtime.kernels.shapes import LOOK_UPS, Kind, Tile, is_narrow, tiles_for
+from bitplane.runtime.kernels.shapes import LOOK_UPS, SUMS, Kind, Tile, is_narrow, tiles_for
 from bitplane.runtime.kernels.target import MACHINE, Cpu
 from bitplane.runtime.model import Conv
 from bitplane.runtime.packing import BLOCK, count_spans, four_span, pad_channels
@@ -128,7 +128,9 @@ def cheapest_tile(
 
 def word_cost(tile: Tile, cpu: Cpu = MACHINE) -> float:
     """Estimated vector instructions of a tile for one word of every pixel."""
-    if cpu.popcount if tile.kind in ("binary", "ternary") else cpu.avx512:
+    if cpu.avx512 and tile.kind in SUMS:
+        return tile.pixels * (tile.vectors + 0.5) + tile.vectors * 0.5 + 2.5
+    if cpu.popcount and tile.kind in ("binary", "ternary"):
         vectors = tile.vectors * (1 if tile.lanes * tile.bits > 256 else 0.7)
         return tile.pixels * (1.5 * vectors + 0.5) + tile.planes * vectors * 0.5 + (1 if tile.taps else 2.5)
     if tile.kind in LOOK_UPS:

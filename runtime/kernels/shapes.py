@@ -91,7 +91,9 @@ def _byte_tiles(kind: Kind) -> list[Tile]:
 
 
 def _wide_tiles() -> list[Tile]:
-    return [Tile(kind, 32, 16, p, c) for kind in ("dot", "float") for p, c in ((8, 1), (1, 1), (4, 4))]
+    dots = ((16, 1), (8, 1), (1, 1), (4, 4), (7, 2), (8, 2))
+    floats = ((8, 1), (1, 1), (4, 4))
+    return [Tile("dot", 32, 16, p, c) for p, c in dots] + [Tile("float", 32, 16, p, c) for p, c in floats]
 
 
 def _narrow_tiles() -> list[Tile]:
