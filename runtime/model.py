@@ -182,7 +182,10 @@ class PadShortcut:
 
 @dataclass(frozen=True)
 class Classifier:
-    """Mean over the pixels of features, then Gemm: weight float32 [classes, C], bias float32 [classes]; `levels` as above."""
+    """Mean over the pixels of features, then Gemm: weight float32 [classes, C], bias float32 [classes]; `levels` as above.
+
+    Where the file has int8 weights, `weight` is float32(`integers`) * `unit`: int8 [classes, C], float32 [classes].
+    """
 
     name: str
     source: str
@@ -190,6 +193,8 @@ class Classifier:
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
     levels: str = "float"
+    integers: NDArray[np.int8] | None = None
+    unit: NDArray[np.float32] | None = None
 
 
 Node = (

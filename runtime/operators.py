@@ -74,6 +74,7 @@ class NodeReader:
         tensors: every value so far.
         flat: flattened value -> features of one pixel that it came from.
         weights: float weights made by nodes, and what they are stored as.
+        dense: integers and units of those of two axes.
         unpacked: elements of all weights so far, as they lie in memory.
         work: operations of one image so far.
     """
@@ -85,6 +86,7 @@ class NodeReader:
         self.tensors: dict[str, Tensor] = {}
         self.flat: dict[str, str] = {}
         self.weights: dict[str, tuple[NDArray[np.float32], str]] = {}
+        self.dense: dict[str, tuple[NDArray[np.int8], NDArray[np.float32]]] = {}
         self.unpacked = 0
         self.work = 0
 
@@ -281,6 +283,8 @@ class NodeReader:
         self._new(node.output[0])
         with np.errstate(over="ignore"):  # an infinite weight is refused where it is read
             self.weights[node.output[0]] = integers.astype(np.float32) * unit, stored
+        if integers.ndim == 2:
+            self.dense[node.output[0]] = integers, unit.reshape(-1)
 
     def _float_weight(self, name: str, rank: int) -> tuple[NDArray[np.float32], str]:
         """A float weight of `rank` axes: what a node made, or an initializer."""
@@ -456,7 +460,7 @@ class NodeReader:
         if not np.isfinite(bias).all():
             raise self.fail(f"bias '{bias_name}' must be finite")
         self._add(node.output[0], Tensor("logits", (weight.shape[0], 1, 1)), weight.shape[1])
-        return Classifier(node.name, origin, node.output[0], weight, bias, stored)
+        return Classifier(node.name, origin, node.output[0], weight, bias, stored, *self.dense.get(weight_name, (None, None)))
 
 
 READERS: dict[tuple[str, str], Callable[[NodeReader, onnx.NodeProto], Node | None]] = {

@@ -38,6 +38,9 @@ from bitplane.runtime.packing import (
 )  # fmt: skip
 from bitplane.runtime.products import choose_product
 
+CLASSES = 64
+"""Classes of a block of the classifier; 16 where there are no more."""
+
 MAX_BYTES = 1 << 32
 """Most bytes of constants and of one arena; a model that asks for more is refused before the arena is allocated."""
 
@@ -161,7 +164,7 @@ class _Planner:
 
     def _scratch_bytes(self) -> int:
         widths = [t.shape[2] for t in self.model.tensors.values()]
-        channels = [pad_channels(t.shape[0]) * 4 for t in self.model.tensors.values()]
+        channels = [(pad_channels(t.shape[0]) + CLASSES) * 4 for t in self.model.tensors.values()]
         return max(max(widths) * max(t.group for t in tiles_for(self.cpu)) * 4, *channels)
 
     def _layout(self, name: str) -> CodesLayout:
@@ -442,11 +445,20 @@ class _Planner:
     def _classifier(self, row: NDArray[np.int64], node: Classifier) -> None:
         layout, at = self.features[node.source]
         classes, channels = node.weight.shape
-        weight = np.zeros((layout.channels, classes), np.float32)
-        weight[:channels] = node.weight.T
+        block = CLASSES if classes > BLOCK else BLOCK
+        groups = -(-classes // block)
+        integers = np.zeros((groups * block, layout.channels), np.float32 if node.integers is None else np.int8)
+        integers[:classes, :channels] = node.weight if node.integers is None else node.integers
+        packed = integers.reshape(groups, block, -1).transpose(0, 2, 1)
+        bias, unit = np.zeros((2, groups * block), np.float32)
+        bias[:classes] = node.bias
         row[f.OP], row[f.SRC], row[f.SRC_ROW], row[f.SRC_STEP_X] = f.OP_CLASSIFIER, at, layout.row, layout.pixel
         row[f.SRC_HEIGHT], row[f.SRC_WIDTH] = layout.height, layout.width
-        row[f.CHANNELS], row[f.GROUPS], row[f.SCRATCH] = layout.channels, classes, self.scratch
-        row[f.WEIGHTS], row[f.WEIGHTS_GROUP] = self.constants.add(weight), classes * 4
-        row[f.BIAS] = self.constants.add(node.bias)
-        self.kernels.append((node.name, "mean and dense float32"))
+        row[f.CHANNELS], row[f.WIDTH], row[f.SCRATCH] = layout.channels, classes, self.scratch
+        row[f.GROUPS], row[f.VECTORS] = groups, block // BLOCK
+        row[f.WEIGHTS], row[f.WEIGHTS_GROUP] = self.constants.add(packed), packed[0].nbytes
+        row[f.BIAS] = self.constants.add(bias)
+        if node.unit is not None:
+            unit[:classes] = node.unit
+            row[f.MODE], row[f.SCALE] = f.WEIGHTS_INT8, self.constants.add(unit)
+        self.kernels.append((node.name, "mean and dense float32" + (", int8 weights" if node.unit is not None else "")))

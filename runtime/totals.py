@@ -46,7 +46,8 @@ QUANTIZE = {f.QUANT_NONE: 0, f.QUANT_ONE: 9, f.QUANT_TWO: 27, f.QUANT_DIVIDE: 25
 THRESHOLD = 6
 COPY, NORMALIZE, POOL_TAP = 28, 350, 12  # of 16 features
 SCALAR_PIXEL = 16  # where there are not three channels to interleave
-MEAN_PIXEL, MEAN, DENSE = 30, 4, 7  # a pixel; 16 features of it; a weight
+MEAN_PIXEL, MEAN = 30, 4  # a pixel; 16 features of it
+DENSE = {f.WEIGHTS_FLOAT: 8, f.WEIGHTS_INT8: 12}  # 16 weights
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ def _bytes(row: list[int]) -> int:
     if op == f.OP_AVERAGE_POOL:
         return 4 * (source_area + 1) * row[f.CHANNELS]
     if op == f.OP_CLASSIFIER:
-        return 4 * (source_area * row[f.CHANNELS] + (row[f.CHANNELS] + 2) * row[f.GROUPS])
+        return 4 * (source_area * row[f.CHANNELS] + 2 * row[f.WIDTH]) + row[f.GROUPS] * row[f.WEIGHTS_GROUP]
     return 8 * row[f.CHANNELS]  # OP_OUTPUT
 
 
@@ -175,7 +176,7 @@ def _instructions(row: list[int], cpu: Cpu) -> float:
         return width * POOL_TAP * row[f.KERNEL_ROWS] * row[f.KERNEL_WIDTH] * area * vectors
     mean = row[f.SRC_HEIGHT] * row[f.SRC_WIDTH] * (MEAN_PIXEL + width * MEAN * vectors)
     if op == f.OP_CLASSIFIER:
-        return mean + DENSE * row[f.CHANNELS] * row[f.GROUPS]
+        return mean + width * DENSE[row[f.MODE]] * row[f.CHANNELS] * row[f.GROUPS] * row[f.VECTORS]
     return mean if op == f.OP_AVERAGE_POOL else COPY * vectors
 
 

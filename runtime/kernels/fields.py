@@ -19,7 +19,7 @@ WEIGHTS_GROUP = 12  # stride between channel groups
 GROUPS = 13  # channel groups
 HEIGHT = 14  # output rows
 WIDTH = 15  # output pixels of a row
-MODE = 16  # one of the MODE_ values
+MODE = 16  # one of the MODE_ values; of a classifier, one of the WEIGHTS_ values
 LIMITS = 17  # C: accumulator thresholds of the modes MODE_ONE and MODE_TWO
 LIMITS_GROUP = 18
 CODES = 19  # A: output codes, pixel (0, 0)
@@ -85,6 +85,9 @@ MODE_ROW = 0  # accumulators go through a scratch row to the float epilogue
 MODE_ONE = 1  # one threshold in registers: 1-bit codes
 MODE_TWO = 2  # three thresholds in registers: 2-bit codes
 MODE_FOURS = 3  # the same, four codes a byte
+
+WEIGHTS_FLOAT = 0
+WEIGHTS_INT8 = 1  # and a float32 unit of each class
 
 QUANT_NONE = 0
 QUANT_ONE = 1  # one float threshold

@@ -64,14 +64,14 @@ def compile_run_plan() -> Any:
                     run_load(steps, i, arena, constants, images + n * image_bytes, part, parts)
                 elif op == f.OP_FAKE_QUANTIZE:
                     run_fake_quantize(steps, i, arena, constants, part, parts)
+                elif op == f.OP_CLASSIFIER:
+                    run_classifier(steps, i, arena, constants, logits + n * logits_bytes, part, parts)
                 elif part != 0:
                     pass
                 elif op == f.OP_AVERAGE_POOL:
                     run_average_pool(steps, i, arena)
-                elif op == f.OP_OUTPUT:
-                    run_output(steps, i, arena, logits + n * logits_bytes)
                 else:
-                    run_classifier(steps, i, arena, constants, logits + n * logits_bytes)
+                    run_output(steps, i, arena, logits + n * logits_bytes)
                 if parts > 1:
                     arrivals += parts
                     _wait(barrier, arrivals)
