@@ -1,8 +1,9 @@
 """Graph to steps: which nodes run as one kernel, and in what order.
 
 A convolution (or a lone Add or Relu) takes into its epilogue, as far as each value has one reader, an Add whose other
-operand is already computed, a Relu, and one quantizer. Features are stored only where something besides that quantizer
-reads them. Whatever does not fit runs as a step of its own.
+operand is already computed, a Relu, and one quantizer; a max pool takes one quantizer, and runs with the convolution before it
+where it alone reads that. Features are stored only where something besides the quantizer reads them. Whatever does not fit runs
+as a step of its own.
 """
 
 from collections.abc import Sequence
@@ -37,6 +38,7 @@ class Step:
         relu: whether it is rectified after that.
         stored: name under which the features are kept, if anything reads them.
         quantizer: makes codes of it.
+        pool: the max pool that alone reads what this convolution stores, and runs band by band with it.
     """
 
     head: Node
@@ -44,6 +46,7 @@ class Step:
     relu: bool = False
     stored: str | None = None
     quantizer: Quantizer | None = None
+    pool: "Step | None" = None
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -54,6 +57,8 @@ class Step:
     @property
     def writes(self) -> tuple[str, ...]:
         """Tensors the step makes."""
+        if self.pool is not None:
+            return self.pool.writes
         out = () if self.stored is None else (self.stored,)
         return out if self.quantizer is None else (*out, self.quantizer.output)
 
@@ -123,7 +128,11 @@ def _grow(node: Node, readers: dict[str, list[Node]], ready: set[str], merge: bo
         return Step(node, quantizer=node), []
     if isinstance(node, Classifier | Output):
         return Step(node), []
-    if isinstance(node, MaxPool | PadShortcut | Load | FakeQuantize | AveragePool):
+    if isinstance(node, MaxPool):
+        quantizer = next((r for r in readers[node.output] if isinstance(r, Quantizer)), None) if merge else None
+        stored = node.output if quantizer is None or len(readers[node.output]) > 1 else None
+        return Step(node, stored=stored, quantizer=quantizer), [] if quantizer is None else [quantizer.output]
+    if isinstance(node, PadShortcut | Load | FakeQuantize | AveragePool):
         return Step(node, stored=node.output), []
     residual = node.sources[1] if isinstance(node, Add) else None
     relu = isinstance(node, Relu)
@@ -146,4 +155,9 @@ def _grow(node: Node, readers: dict[str, list[Node]], ready: set[str], merge: bo
     if quantizer is not None:
         merged.append(quantizer.output)
     stored = value if others or quantizer is None else None
-    return Step(node, residual, relu, stored, quantizer), merged
+    step = Step(node, residual, relu, stored, quantizer)
+    if merge and residual is None and quantizer is None and len(others) == 1 and isinstance(others[0], MaxPool):
+        if isinstance(node, Conv | FloatConv):
+            pool, more = _grow(others[0], readers, ready, merge)
+            return replace(step, pool=pool), [*merged, others[0].output, *more]
+    return step, merged

@@ -1,6 +1,6 @@
 """Steps to a table: picks a tile for every convolution, packs its constants and gives every value its place in the arena."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,9 @@ from bitplane.runtime.products import choose_product
 
 CLASSES = 64
 """Classes of a block of the classifier; 16 where there are no more."""
+
+BAND_BYTES = 192 << 10
+"""Bytes of features that a convolution leaves to a max pool at a time: a part of a second cache."""
 
 MAX_BYTES = 1 << 32
 """Most bytes of constants and of one arena; a model that asks for more is refused before the arena is allocated."""
@@ -165,7 +168,9 @@ class _Planner:
     def _scratch_bytes(self) -> int:
         widths = [t.shape[2] for t in self.model.tensors.values()]
         channels = [(pad_channels(t.shape[0]) + CLASSES) * 4 for t in self.model.tensors.values()]
-        return max(max(widths) * max(t.group for t in tiles_for(self.cpu)) * 4, *channels)
+        pooled = [m.output for m in self.model.nodes if isinstance(m, MaxPool)]
+        rows = [pad_channels(t.shape[0]) * t.shape[2] * 4 for t in (self.model.tensors[name] for name in pooled)]
+        return max(max(widths) * max(t.group for t in tiles_for(self.cpu)) * 4, *channels, *rows)
 
     def _layout(self, name: str) -> CodesLayout:
         """Layout of codes: word size and halo by the convolutions that read them."""
@@ -212,6 +217,9 @@ class _Planner:
     def _emit(self, step: Step) -> None:
         head = step.head
         row = np.zeros(f.FIELDS, np.int64)
+        if step.pool is not None and step.stored is not None:
+            self._pooled(step, step.stored, step.pool)
+            return
         if isinstance(head, Conv):
             self._conv(row, step, head)
         elif isinstance(head, FloatConv):
@@ -224,7 +232,7 @@ class _Planner:
             layout, at = self.features[head.source]
             row[f.OP], row[f.SRC], row[f.CHANNELS] = f.OP_OUTPUT, at, self.model.tensors[head.source].shape[0]
         elif isinstance(head, MaxPool | PadShortcut):
-            self._move(row, head)
+            self._move(row, step, head)
         elif isinstance(head, Classifier):
             self._classifier(row, head)
         else:
@@ -423,20 +431,43 @@ class _Planner:
         ]
         return "".join(parts)
 
-    def _move(self, row: NDArray[np.int64], node: MaxPool | PadShortcut) -> None:
+    def _pooled(self, step: Step, stored: str, pool: Step) -> None:
+        """A convolution and the max pool that alone reads it: in bands of rows, where that takes less than the features."""
+        node = pool.head
+        assert isinstance(node, MaxPool)
+        c, h, w = self.model.tensors[stored].shape
+        whole = FeaturesLayout(pad_channels(c), h, w)
+        stride, size = node.strides[0], node.kernel[0]
+        band = max(1, (BAND_BYTES // whole.row - size) // stride + 1)
+        rows = (band - 1) * stride + size  # of the convolution that a band reads
+        layout = replace(whole, height=rows * self.threads) if rows * self.threads < h else whole
+        at = self.arena.take_features(layout)
+        self.features[stored] = (whole, at)
+        self._emit(replace(step, pool=None))
+        first = len(self.rows) - 1
+        self._emit(pool)
+        if layout is not whole:
+            self.rows[first][f.BAND], self.rows[first + 1][f.BAND] = band, -1
+        del self.features[stored]
+        self.arena.give_features(layout, at)
+
+    def _move(self, row: NDArray[np.int64], step: Step, node: MaxPool | PadShortcut) -> None:
         source, at = self.features[node.source]
-        out, out_at = self.features[node.output]
-        row[f.FEATURES], row[f.FEATURES_ROW], row[f.FEATURES_PIXEL] = out_at, out.row, out.pixel
-        row[f.HEIGHT], row[f.WIDTH], row[f.CHANNELS] = out.height, out.width, out.channels
+        c, height, width = self.model.tensors[node.output].shape
+        row[f.HEIGHT], row[f.WIDTH], row[f.CHANNELS] = height, width, pad_channels(c)
         row[f.SRC] = at
         if isinstance(node, MaxPool):
             row[f.OP], row[f.SRC_ROW], row[f.SRC_STEP_X] = f.OP_MAX_POOL, source.row, source.pixel
-            row[f.SRC_HEIGHT], row[f.SRC_WIDTH] = source.height, source.width
+            row[f.SRC_HEIGHT], row[f.SRC_WIDTH], row[f.SCRATCH] = source.height, source.width, self.scratch
+            row[f.SRC_KIND], row[f.VECTORS], row[f.GROUPS] = f.FROM_FEATURES, pad_channels(c) // BLOCK, 1
+            self._epilogue(row, step, c)
             row[f.KERNEL_ROWS], row[f.KERNEL_WIDTH] = node.kernel
             row[f.STRIDE_Y], row[f.STRIDE_X] = node.strides
             row[f.PAD_TOP], row[f.PAD_LEFT] = node.pads[:2]
-            self.kernels.append((node.name, "max pool"))
+            self.kernels.append((node.name, f"max pool{self._epilogue_name(step)}"))
             return
+        out, out_at = self.features[node.output]
+        row[f.FEATURES], row[f.FEATURES_ROW], row[f.FEATURES_PIXEL] = out_at, out.row, out.pixel
         row[f.OP], row[f.PAD_LEFT] = f.OP_PAD_SHORTCUT, node.front
         row[f.SRC_CHANNELS] = self.model.tensors[node.source].shape[0]
         row[f.SRC_STEP_Y], row[f.SRC_STEP_X] = node.steps[0] * source.row, node.steps[1] * source.pixel

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bitplane.runtime.kernels import fields as f
 from bitplane.runtime.machine_code import RunPlan
 from bitplane.runtime.plan import Plan
 
@@ -25,7 +26,7 @@ class StepTime:
 
     Attributes:
         name: of its first node.
-        kernel: what ran.
+        kernel: what ran; of a convolution that ran with its pool, both.
         multiply_adds: of one image; 0 where there are none.
         us: microseconds of one image, median over images.
     """
@@ -70,14 +71,21 @@ def run_steps(
     clock = time.perf_counter_ns
     row = plan.table.strides[0]
     table, constants, memory = plan.table.ctypes.data, plan.constants.ctypes.data, arena.ctypes.data
+    starts = _starts(plan)
     empty, thread = _empty_call(run_plan), threading.get_native_id()
     for image, out in zip(images, logits, strict=True):
         address, result = image.ctypes.data, out.ctypes.data
-        for step in range(len(plan.table)):
+        for step, (at, rows) in enumerate(starts):
             start = clock()
-            run_plan(table + step * row, 1, memory, constants, address, 0, result, 0, 1, 1, 0)
+            run_plan(table + at * row, rows, memory, constants, address, 0, result, 0, 1, 1, 0)
             events.append(Event(step, start, max(0, clock() - start - empty), thread))
     return events
+
+
+def _starts(plan: Plan) -> list[tuple[int, int]]:
+    """Where each step starts in the table, and its rows: 2 where a convolution runs with its pool."""
+    bands = plan.table[:, f.BAND].tolist()
+    return [(at, 2 if band > 0 else 1) for at, band in enumerate(bands) if band >= 0]
 
 
 def _empty_call(run_plan: RunPlan) -> int:
@@ -99,13 +107,16 @@ def summarize(plan: Plan, events: Sequence[Event], multiply_adds: dict[str, int]
         events: what `run_steps` returned.
         multiply_adds: layer name to multiply-adds of one image.
     """
-    lengths: list[list[int]] = [[] for _ in plan.table]
+    starts = _starts(plan)
+    lengths: list[list[int]] = [[] for _ in starts]
     for e in events:
         lengths[e.step].append(e.length)
-    return [
-        StepTime(name, kernel, multiply_adds.get(name, 0), float(np.median(times)) / 1e3 if times else 0.0)
-        for (name, kernel), times in zip(plan.steps, lengths, strict=True)
-    ]
+    out: list[StepTime] = []
+    for (at, rows), times in zip(starts, lengths, strict=True):
+        name, kernel = plan.steps[at]
+        kernel = " | ".join([kernel, *(what for _, what in plan.steps[at + 1 : at + rows])])
+        out.append(StepTime(name, kernel, multiply_adds.get(name, 0), float(np.median(times)) / 1e3 if times else 0.0))
+    return out
 
 
 def chrome_trace(plan: Plan, events: Sequence[Event], steps: Sequence[StepTime], model: str) -> str:

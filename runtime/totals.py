@@ -1,7 +1,8 @@
 """What a whole network costs on a named processor: multiply-adds, bytes moved and modeled instructions of one image.
 
 Read off the plan that would run there, so it is the same on every machine and every day. Bytes: every value, weight and
-constant that a step reads or writes, once; rows of accumulators stay in the first cache and do not count. Instructions: of a
+constant that a step reads or writes, once; rows of accumulators stay in the first cache, and what a pool takes band by band in the second: they
+do not count. Instructions: of a
 tile's words as in `bitplane.runtime.cost`, and around them, in vectors of 256 bits,
 
 | for each | instructions |
@@ -130,7 +131,7 @@ def _bytes(row: list[int]) -> int:
     op, area = row[f.OP], row[f.HEIGHT] * row[f.WIDTH]
     source_area = row[f.SRC_HEIGHT] * row[f.SRC_WIDTH]
     if op in (f.OP_CONV, f.OP_ELEMENTWISE):
-        out = BLOCK * _blocks(row) * (row[f.STORE] + (row[f.RESIDUAL_PIXEL] > 0))
+        out = BLOCK * _blocks(row) * ((row[f.STORE] and not row[f.BAND]) + (row[f.RESIDUAL_PIXEL] > 0))
         side_by_side = row[f.QUANT] in (f.QUANT_BYTES, f.QUANT_FOURS) or row[f.MODE] == f.MODE_FOURS
         planes = 1 if side_by_side else row[f.CODES_PLANES]
         out += area * row[f.CODES_PIXEL] * planes
@@ -149,7 +150,8 @@ def _bytes(row: list[int]) -> int:
     if op == f.OP_PAD_SHORTCUT:
         return 4 * area * (row[f.SRC_CHANNELS] + row[f.CHANNELS])
     if op == f.OP_MAX_POOL:
-        return 4 * (area + source_area) * row[f.CHANNELS]
+        out = 4 * (area * row[f.STORE] + source_area * (row[f.BAND] == 0)) * row[f.CHANNELS]
+        return out + area * row[f.CODES_PIXEL] * (row[f.CODES_PLANES] if row[f.QUANT] != f.QUANT_BYTES else 1)
     if op == f.OP_AVERAGE_POOL:
         return 4 * (source_area + 1) * row[f.CHANNELS]
     if op == f.OP_CLASSIFIER:
@@ -173,7 +175,8 @@ def _instructions(row: list[int], cpu: Cpu) -> float:
     if op == f.OP_PAD_SHORTCUT:
         return width * COPY * area * vectors
     if op == f.OP_MAX_POOL:
-        return width * POOL_TAP * row[f.KERNEL_ROWS] * row[f.KERNEL_WIDTH] * area * vectors
+        taps = width * POOL_TAP * row[f.KERNEL_ROWS] * row[f.KERNEL_WIDTH] * area * vectors
+        return taps + width * _epilogue(row) * (row[f.QUANT] != f.QUANT_NONE)
     mean = row[f.SRC_HEIGHT] * row[f.SRC_WIDTH] * (MEAN_PIXEL + width * MEAN * vectors)
     if op == f.OP_CLASSIFIER:
         return mean + width * DENSE[row[f.MODE]] * row[f.CHANNELS] * row[f.GROUPS] * row[f.VECTORS]

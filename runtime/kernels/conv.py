@@ -26,14 +26,21 @@ def share(total, part, parts) -> Any:  # noqa: ANN001
 @numba.njit(**INNER)
 def run_conv(steps, i, arena, constants, part, parts) -> None:  # noqa: ANN001
     """This thread's share of convolution step `i`."""
-    height, width, mode = steps[i, f.HEIGHT], steps[i, f.WIDTH], steps[i, f.MODE]
+    height = steps[i, f.HEIGHT]
+    begin, end = share(steps[i, f.GROUPS] * height, part, parts)
+    conv_rows(steps, i, arena, constants, part, begin, end, 0, height, 0)
+
+
+@numba.njit(**INNER)
+def conv_rows(steps, i, arena, constants, part, begin, end, first, rows, shift) -> None:  # noqa: ANN001
+    """Items [begin, end) of step `i`, numbered group * `rows` + row - `first`; `shift` is added to where features are stored."""
+    width, mode = steps[i, f.WIDTH], steps[i, f.MODE]
     group_channels = steps[i, f.GROUP_CHANNELS]
     out_pixel = group_channels * ROW_BYTES
     scratch = arena + steps[i, f.SCRATCH] + part * width * out_pixel
-    begin, end = share(steps[i, f.GROUPS] * height, part, parts)
     for item in range(begin, end):
-        group = item // height
-        y = item - group * height
+        group = item // rows
+        y = first + item - group * rows
         out = scratch
         if mode != f.MODE_ROW:
             group_bytes = group_channels // 4 if mode == f.MODE_FOURS else group_channels // 8
@@ -59,7 +66,7 @@ def run_conv(steps, i, arena, constants, part, parts) -> None:  # noqa: ANN001
             steps[i, f.CODES_PLANE],
         )
         if mode == f.MODE_ROW:
-            run_epilogue(steps, i, arena, constants, group, y, scratch, out_pixel)
+            run_epilogue(steps, i, arena, constants, group, y, scratch, out_pixel, shift)
 
 
 @numba.njit(**INNER)
@@ -68,4 +75,4 @@ def run_elementwise(steps, i, arena, constants, part, parts) -> None:  # noqa: A
     begin, end = share(steps[i, f.HEIGHT], part, parts)
     for y in range(begin, end):
         source = arena + steps[i, f.SRC] + y * steps[i, f.SRC_STEP_Y]
-        run_epilogue(steps, i, arena, constants, 0, y, source, steps[i, f.SRC_STEP_X])
+        run_epilogue(steps, i, arena, constants, 0, y, source, steps[i, f.SRC_STEP_X], 0)

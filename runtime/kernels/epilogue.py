@@ -158,8 +158,11 @@ QUANTS = len(f.QUANTS)
 
 
 @numba.njit(**INNER)
-def run_epilogue(steps, i, arena, constants, group, y, source, source_pixel) -> None:  # noqa: ANN001
-    """Finish row `y` of channel group `group` of step `i`; `source` is the address of its accumulators or features."""
+def run_epilogue(steps, i, arena, constants, group, y, source, source_pixel, shift) -> None:  # noqa: ANN001
+    """Finish row `y` of channel group `group` of step `i`; `source` is the address of its accumulators or features.
+
+    `shift` is added to the address of features that are stored.
+    """
     at = group * steps[i, f.VECTORS] * BLOCK
     code_bytes = 2
     if steps[i, f.QUANT] == f.QUANT_BYTES:
@@ -179,7 +182,7 @@ def run_epilogue(steps, i, arena, constants, group, y, source, source_pixel) -> 
         steps[i, f.RESIDUAL_PIXEL],
         steps[i, f.RELU],
         steps[i, f.STORE],
-        arena + steps[i, f.FEATURES] + y * steps[i, f.FEATURES_ROW] + at,
+        arena + steps[i, f.FEATURES] + y * steps[i, f.FEATURES_ROW] + at + shift,
         steps[i, f.FEATURES_PIXEL],
         constants + steps[i, f.LEVELS] + at,
         steps[i, f.LEVELS_STRIDE],

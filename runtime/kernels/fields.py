@@ -59,7 +59,8 @@ STD = 52  # C: float32
 LOW = 53  # C: float32, smallest and largest value of a quantizer, one after the other
 SPAN = 54  # words whose sums narrow lanes hold, for tiles that count in narrow lanes
 TABLE = 55  # C: tables of a look-up tile, 16 bytes for each value of a byte of codes
-FIELDS = 56
+BAND = 56  # of a convolution: rows of the pool in the next row of the table that run at a time (0: none); of that pool: -1
+FIELDS = 57
 
 ARGUMENTS = 11
 """Arguments of the walker, all int64."""

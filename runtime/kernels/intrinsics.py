@@ -257,18 +257,31 @@ def zero_vector(typingctx: Any, target: Any) -> Any:
 
 @intrinsic
 def max_window(typingctx: Any, target: Any, source: Any, rows: Any, row: Any, columns: Any, column: Any) -> Any:
-    """Largest of rows x columns vectors of 16 float32, `row` and `column` bytes apart."""
+    """Largest of rows x columns vectors of 16 float32, `row` and `column` bytes apart; 3x3 without loops."""
+
+    def larger(b: Any, best: Any, address: Any) -> Any:
+        value = load(b, address, F32X16, 4)
+        return b.select(b.fcmp_ordered(">", value, best), value, best)
 
     def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
         target, source, rows, row, columns, column = args
-        slot = cgutils.alloca_once(b, F32X16)
-        b.store(constant(F32X16, -math.inf), slot)
-        with cgutils.for_range(b, rows, intp=I64) as y:
-            start = b.add(source, b.mul(y.index, row))
-            with cgutils.for_range(b, columns, intp=I64) as x:
-                value, best = load(b, b.add(start, b.mul(x.index, column)), F32X16, 4), b.load(slot)
-                b.store(b.select(b.fcmp_ordered(">", value, best), value, best), slot)
-        store(b, b.load(slot), target, 4)
+        lowest, three = constant(F32X16, -math.inf), i64(3)
+        is_usual = b.and_(b.icmp_signed("==", rows, three), b.icmp_signed("==", columns, three))
+        with b.if_else(is_usual, likely=True) as (usual, other):
+            with usual:
+                best = lowest
+                for y in range(3):
+                    for x in range(3):
+                        best = larger(b, best, b.add(source, b.add(b.mul(row, i64(y)), b.mul(column, i64(x)))))
+                store(b, best, target, 4)
+            with other:
+                slot = cgutils.alloca_once(b, F32X16)
+                b.store(lowest, slot)
+                with cgutils.for_range(b, rows, intp=I64) as y:
+                    start = b.add(source, b.mul(y.index, row))
+                    with cgutils.for_range(b, columns, intp=I64) as x:
+                        b.store(larger(b, b.load(slot), b.add(start, b.mul(x.index, column))), slot)
+                store(b, b.load(slot), target, 4)
         return context.get_dummy_value()
 
     return types.void(*[types.intp] * 6), codegen
