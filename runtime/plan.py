@@ -9,7 +9,7 @@ from bitplane.runtime.arena import BYTES, FOURS, Arena, CodesLayout, Constants, 
 from bitplane.runtime.cost import Estimate, cheapest_tile, codes_cost
 from bitplane.runtime.errors import ModelError
 from bitplane.runtime.kernels import fields as f
-from bitplane.runtime.kernels.shapes import is_narrow, tiles_for
+from bitplane.runtime.kernels.shapes import SCRATCH_BYTES, is_narrow, tiles_for
 from bitplane.runtime.kernels.target import MACHINE, Cpu
 from bitplane.runtime.lower import Step, lower
 from bitplane.runtime.memory import memory_limit
@@ -170,7 +170,7 @@ class _Planner:
         channels = [(pad_channels(t.shape[0]) + CLASSES) * 4 for t in self.model.tensors.values()]
         pooled = [m.output for m in self.model.nodes if isinstance(m, MaxPool)]
         rows = [pad_channels(t.shape[0]) * t.shape[2] * 4 for t in (self.model.tensors[name] for name in pooled)]
-        return max(max(widths) * max(t.group for t in tiles_for(self.cpu)) * 4, *channels, *rows)
+        return max(SCRATCH_BYTES, max(widths) * max(t.group for t in tiles_for(self.cpu)) * 4, *channels, *rows)
 
     def _layout(self, name: str) -> CodesLayout:
         """Layout of codes: word size and halo by the convolutions that read them."""
@@ -446,8 +446,13 @@ class _Planner:
         self._emit(replace(step, pool=None))
         first = len(self.rows) - 1
         self._emit(pool)
+        made, taken = self.rows[first : first + 2]
         if layout is not whole:
-            self.rows[first][f.BAND], self.rows[first + 1][f.BAND] = band, -1
+            made[f.BAND], taken[f.BAND] = band, -1
+        if made[f.SRC_KIND] == f.FROM_ACCUMULATORS:
+            made[f.MODE], taken[f.SRC_KIND] = f.MODE_POOL, f.FROM_ACCUMULATORS
+            for column in (f.OFFSET, f.SCALE, f.BIAS, f.RELU):
+                taken[column] = made[column]
         del self.features[stored]
         self.arena.give_features(layout, at)
 

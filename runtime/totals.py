@@ -138,7 +138,7 @@ def _bytes(row: list[int]) -> int:
         if op == f.OP_ELEMENTWISE:
             return out + row[f.HEIGHT] * row[f.SRC_STEP_Y]
         rows = (row[f.HEIGHT] - 1) * row[f.SRC_STEP_Y] + row[f.KERNEL_ROWS] * row[f.SRC_ROW]
-        constants = row[f.WEIGHTS_GROUP] + (row[f.LIMITS_GROUP] if row[f.MODE] else 3 * BLOCK * row[f.VECTORS])
+        constants = row[f.WEIGHTS_GROUP] + (row[f.LIMITS_GROUP] if row[f.LIMITS] else 3 * BLOCK * row[f.VECTORS])
         return out + row[f.SRC_PLANES] * rows + row[f.GROUPS] * constants
     if op == f.OP_IMAGE:
         return 2 * area * row[f.CHANNELS]
@@ -176,7 +176,7 @@ def _instructions(row: list[int], cpu: Cpu) -> float:
         return width * COPY * area * vectors
     if op == f.OP_MAX_POOL:
         taps = width * POOL_TAP * row[f.KERNEL_ROWS] * row[f.KERNEL_WIDTH] * area * vectors
-        return taps + width * _epilogue(row) * (row[f.QUANT] != f.QUANT_NONE)
+        return taps + width * _epilogue(row) * (row[f.QUANT] != f.QUANT_NONE or row[f.SRC_KIND] != f.FROM_FEATURES)
     mean = row[f.SRC_HEIGHT] * row[f.SRC_WIDTH] * (MEAN_PIXEL + width * MEAN * vectors)
     if op == f.OP_CLASSIFIER:
         return mean + width * DENSE[row[f.MODE]] * row[f.CHANNELS] * row[f.GROUPS] * row[f.VECTORS]
@@ -205,6 +205,8 @@ def _conv_instructions(row: list[int], cpu: Cpu, width: float) -> float:
     if is_spanned:
         spans = count_spans(row[f.KERNEL_ROWS], row[f.KERNEL_WORDS], row[f.SPAN])
         out += (SPAN_VECTOR if tile.kind == "dot16" else LOOK_UP_SPAN) * runs * spans * vectors
+    if row[f.MODE] == f.MODE_POOL:
+        return out
     if row[f.MODE]:
         return out + width * THRESHOLD * (3 if row[f.MODE] == f.MODE_TWO else 1) * count * vectors
     return out + width * _epilogue(row)

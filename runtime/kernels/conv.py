@@ -1,8 +1,8 @@
 """Convolution steps: loops over channel groups, rows and tiles around each compiled tile.
 
 Channel groups are the outer loop, so that a group's weights stay in L1 while the activations pass by. Work is numbered
-group * rows + row and each thread takes one contiguous range. The last tile of a row overlaps the one before it; rows narrower
-than a tile use tiles of one pixel.
+group * rows + row and each thread takes one contiguous range, several rows a call: a narrow row takes as long as calling. The last
+tile of a row overlaps the one before it; rows narrower than a tile use tiles of one pixel.
 """
 
 from typing import Any
@@ -12,6 +12,7 @@ import numba
 from bitplane.runtime.kernels import fields as f
 from bitplane.runtime.kernels.epilogue import run_epilogue
 from bitplane.runtime.kernels.options import INNER
+from bitplane.runtime.kernels.shapes import SCRATCH_BYTES
 from bitplane.runtime.kernels.tiles import run_tiles
 
 ROW_BYTES = 4
@@ -37,18 +38,29 @@ def conv_rows(steps, i, arena, constants, part, begin, end, first, rows, shift) 
     width, mode = steps[i, f.WIDTH], steps[i, f.MODE]
     group_channels = steps[i, f.GROUP_CHANNELS]
     out_pixel = group_channels * ROW_BYTES
-    scratch = arena + steps[i, f.SCRATCH] + part * width * out_pixel
-    for item in range(begin, end):
+    scratch = arena + steps[i, f.SCRATCH] + part * max(SCRATCH_BYTES, width * out_pixel)
+    batch = rows if mode != f.MODE_ROW else max(1, SCRATCH_BYTES // (width * out_pixel))
+    item = begin
+    while item < end:
         group = item // rows
         y = first + item - group * rows
+        count = min(batch, end - item, first + rows - y)
+        item += count
+        out_row = width * out_pixel
         out = scratch
-        if mode != f.MODE_ROW:
+        if mode == f.MODE_POOL:
+            out = arena + steps[i, f.FEATURES] + y * steps[i, f.FEATURES_ROW] + group * group_channels * ROW_BYTES + shift
+            out_pixel, out_row = steps[i, f.FEATURES_PIXEL], steps[i, f.FEATURES_ROW]
+        elif mode != f.MODE_ROW:
             group_bytes = group_channels // 4 if mode == f.MODE_FOURS else group_channels // 8
             out = arena + steps[i, f.CODES] + y * steps[i, f.CODES_ROW] + group * group_bytes
-            out_pixel = steps[i, f.CODES_PIXEL]
+            out_pixel, out_row = steps[i, f.CODES_PIXEL], steps[i, f.CODES_ROW]
         run_tiles(
             steps[i, f.TILE],
             width,
+            count,
+            steps[i, f.SRC_STEP_Y],
+            out_row,
             arena + steps[i, f.SRC] + y * steps[i, f.SRC_STEP_Y],
             steps[i, f.SRC_PLANE],
             steps[i, f.SRC_PLANES],
@@ -59,20 +71,19 @@ def conv_rows(steps, i, arena, constants, part, begin, end, first, rows, shift) 
             steps[i, f.SPAN],
             constants + steps[i, f.TABLE],
             constants + steps[i, f.WEIGHTS] + group * steps[i, f.WEIGHTS_GROUP],
-            mode,
+            f.MODE_ROW if mode == f.MODE_POOL else mode,
             constants + steps[i, f.LIMITS] + group * steps[i, f.LIMITS_GROUP],
             out,
             out_pixel,
             steps[i, f.CODES_PLANE],
         )
         if mode == f.MODE_ROW:
-            run_epilogue(steps, i, arena, constants, group, y, scratch, out_pixel, shift)
+            run_epilogue(steps, i, arena, constants, group, y, count, scratch, out_row, out_pixel, shift)
 
 
 @numba.njit(**INNER)
 def run_elementwise(steps, i, arena, constants, part, parts) -> None:  # noqa: ANN001
     """Add, Relu, Quantize or Sign on features, where no convolution could take them into its epilogue."""
     begin, end = share(steps[i, f.HEIGHT], part, parts)
-    for y in range(begin, end):
-        source = arena + steps[i, f.SRC] + y * steps[i, f.SRC_STEP_Y]
-        run_epilogue(steps, i, arena, constants, 0, y, source, steps[i, f.SRC_STEP_X], 0)
+    row, pixel = steps[i, f.SRC_STEP_Y], steps[i, f.SRC_STEP_X]
+    run_epilogue(steps, i, arena, constants, 0, begin, end - begin, arena + steps[i, f.SRC] + begin * row, row, pixel, 0)

@@ -71,26 +71,31 @@ def _emit_quantize(
 
 @dataclass(frozen=True)
 class RowArguments:
-    """LLVM values of one row; addresses are of pixel 0 and the group's first channel. See `fields` for the rest."""
+    """LLVM values of some rows; addresses are of the first one's pixel 0 and the group's first channel. See `fields`."""
 
+    rows: Any
     pixels: Any
     vectors: Any
     source: Any
+    source_row: Any
     source_pixel: Any
     offset: Any
     scale: Any
     bias: Any
     residual: Any
+    residual_row: Any
     residual_pixel: Any
     relu: Any
     store: Any
     features: Any
+    features_row: Any
     features_pixel: Any
     levels: Any
     levels_stride: Any
     step: Any
     planes: Any
     codes: Any
+    codes_row: Any
     codes_pixel: Any
     codes_plane: Any
 
@@ -114,24 +119,31 @@ def _emit_row(b: Any, source_kind: int, quant_kind: int, a: RowArguments) -> Non
             kinds = ((a.offset, I32X16), (a.scale, F32X16), (a.bias, F32X16))
             constants = [v.load(b, b.add(address, at), kind, 4) for address, kind in kinds]
         levels = [v.load(b, b.add(b.add(a.levels, at), b.mul(a.levels_stride, i64(j))), F32X16, 4) for j in range(count)]
-        first = b.add(a.source, b.mul(block.index, i64(width)))
-        with cgutils.for_range(b, a.pixels, intp=I64) as pixel:
-            x = pixel.index
-            value = _emit_value(b, source_kind, b.add(first, b.mul(x, a.source_pixel)), *constants)
-            value = b.fadd(value, v.load(b, b.add(b.add(a.residual, at), b.mul(x, a.residual_pixel)), F32X16, 4))
+        size = {f.QUANT_BYTES: 16, f.QUANT_FOURS: 4}.get(quant_kind, 2)  # bytes of 16 codes in one plane
+
+        def pixel(y: Any, x: Any) -> None:
+            def place(start: Any, offset: Any, row: Any, step: Any) -> Any:
+                return b.add(b.add(b.add(start, offset), b.mul(y, row)), b.mul(x, step))
+
+            source = place(a.source, b.mul(block.index, i64(width)), a.source_row, a.source_pixel)
+            value = _emit_value(b, source_kind, source, *constants)
+            value = b.fadd(value, v.load(b, place(a.residual, at, a.residual_row, a.residual_pixel), F32X16, 4))
             value = b.select(b.fcmp_ordered(">", lowest, value), lowest, value)  # in this order a NaN stays one
             with b.if_then(keep):
-                v.store(b, value, b.add(b.add(a.features, at), b.mul(x, a.features_pixel)), 4)
-            size = {f.QUANT_BYTES: 16, f.QUANT_FOURS: 4}.get(quant_kind, 2)  # bytes of 16 codes in one plane
-            out = b.add(b.add(a.codes, b.mul(block.index, i64(size))), b.mul(x, a.codes_pixel))
+                v.store(b, value, place(a.features, at, a.features_row, a.features_pixel), 4)
+            out = place(a.codes, b.mul(block.index, i64(size)), a.codes_row, a.codes_pixel)
             _emit_quantize(b, quant_kind, value, levels, step, top, a.planes, out, a.codes_plane)
+
+        with cgutils.for_range(b, a.rows, intp=I64) as rows, cgutils.for_range(b, a.pixels, intp=I64) as pixels:
+            pixel(rows.index, pixels.index)
 
 
 @intrinsic
 def _row(
-    typingctx: Any, case: Any, pixels: Any, vectors: Any, source: Any, source_pixel: Any, offset: Any, scale: Any, bias: Any,
-    residual: Any, residual_pixel: Any, relu: Any, store: Any, features: Any, features_pixel: Any,
-    levels: Any, levels_stride: Any, step: Any, planes: Any, codes: Any, codes_pixel: Any, codes_plane: Any,
+    typingctx: Any, case: Any, rows: Any, pixels: Any, vectors: Any, source: Any, source_row: Any, source_pixel: Any,
+    offset: Any, scale: Any, bias: Any, residual: Any, residual_row: Any, residual_pixel: Any, relu: Any, store: Any,
+    features: Any, features_row: Any, features_pixel: Any, levels: Any, levels_stride: Any, step: Any, planes: Any,
+    codes: Any, codes_row: Any, codes_pixel: Any, codes_plane: Any,
 ) -> Any:  # fmt: skip
     def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
         done = b.append_basic_block("done")
@@ -147,7 +159,7 @@ def _row(
         b.position_at_end(done)
         return context.get_dummy_value()
 
-    return types.void(*[types.intp] * 21), codegen
+    return types.void(*[types.intp] * 26), codegen
 
 
 def _emit_row_function(source_kind: int, quant_kind: int, b: Any, values: list[Any]) -> None:
@@ -158,8 +170,8 @@ QUANTS = len(f.QUANTS)
 
 
 @numba.njit(**INNER)
-def run_epilogue(steps, i, arena, constants, group, y, source, source_pixel, shift) -> None:  # noqa: ANN001
-    """Finish row `y` of channel group `group` of step `i`; `source` is the address of its accumulators or features.
+def run_epilogue(steps, i, arena, constants, group, y, rows, source, source_row, source_pixel, shift) -> None:  # noqa: ANN001
+    """Finish `rows` rows from `y` of channel group `group` of step `i`; `source` is the address of accumulators or features.
 
     `shift` is added to the address of features that are stored.
     """
@@ -171,24 +183,29 @@ def run_epilogue(steps, i, arena, constants, group, y, source, source_pixel, shi
         code_bytes = 4
     _row(
         steps[i, f.SRC_KIND] * QUANTS + steps[i, f.QUANT],
+        rows,
         steps[i, f.WIDTH],
         steps[i, f.VECTORS],
         source,
+        source_row,
         source_pixel,
         constants + steps[i, f.OFFSET] + at,
         constants + steps[i, f.SCALE] + at,
         constants + steps[i, f.BIAS] + at,
         arena + steps[i, f.RESIDUAL] + y * steps[i, f.RESIDUAL_ROW] + at,
+        steps[i, f.RESIDUAL_ROW],
         steps[i, f.RESIDUAL_PIXEL],
         steps[i, f.RELU],
         steps[i, f.STORE],
         arena + steps[i, f.FEATURES] + y * steps[i, f.FEATURES_ROW] + at + shift,
+        steps[i, f.FEATURES_ROW],
         steps[i, f.FEATURES_PIXEL],
         constants + steps[i, f.LEVELS] + at,
         steps[i, f.LEVELS_STRIDE],
         constants + steps[i, f.STEP],
         steps[i, f.CODES_PLANES],
         arena + steps[i, f.CODES] + y * steps[i, f.CODES_ROW] + group * steps[i, f.VECTORS] * code_bytes,
+        steps[i, f.CODES_ROW],
         steps[i, f.CODES_PIXEL],
         steps[i, f.CODES_PLANE],
     )

@@ -86,6 +86,7 @@ MODE_ROW = 0  # accumulators go through a scratch row to the float epilogue
 MODE_ONE = 1  # one threshold in registers: 1-bit codes
 MODE_TWO = 2  # three thresholds in registers: 2-bit codes
 MODE_FOURS = 3  # the same, four codes a byte
+MODE_POOL = 4  # accumulators are stored as features are, for the max pool in the next row
 
 WEIGHTS_FLOAT = 0
 WEIGHTS_INT8 = 1  # and a float32 unit of each class

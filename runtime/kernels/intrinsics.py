@@ -256,35 +256,55 @@ def zero_vector(typingctx: Any, target: Any) -> Any:
 
 
 @intrinsic
-def max_window(typingctx: Any, target: Any, source: Any, rows: Any, row: Any, columns: Any, column: Any) -> Any:
-    """Largest of rows x columns vectors of 16 float32, `row` and `column` bytes apart; 3x3 without loops."""
+def max_window(
+    typingctx: Any, integers: Any, target: Any, source: Any, size: Any, rows: Any, row: Any, columns: Any, column: Any
+) -> Any:  # fmt: skip
+    """Largest of a window of rows x columns pixels, `row` and `column` bytes apart, of `size` bytes each: whole vectors.
 
-    def larger(b: Any, best: Any, address: Any) -> Any:
-        value = load(b, address, F32X16, 4)
-        return b.select(b.fcmp_ordered(">", value, best), value, best)
+    Lanes are int32 where `integers` is not 0, else float32. A window of 3x3 takes no loops.
+    """
 
-    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
-        target, source, rows, row, columns, column = args
-        lowest, three = constant(F32X16, -math.inf), i64(3)
+    def emit(b: Any, kind: Any, args: list[Any]) -> None:
+        target, source, size, rows, row, columns, column = args
+        lowest = constant(kind, -math.inf if kind == F32X16 else -(1 << 31))
+
+        def larger(best: Any, address: Any) -> Any:
+            value = load(b, address, kind, 4)
+            is_more = b.fcmp_ordered(">", value, best) if kind == F32X16 else b.icmp_signed(">", value, best)
+            return b.select(is_more, value, best)
+
+        three = i64(3)
         is_usual = b.and_(b.icmp_signed("==", rows, three), b.icmp_signed("==", columns, three))
+        vectors = b.udiv(size, i64(64))
         with b.if_else(is_usual, likely=True) as (usual, other):
             with usual:
-                best = lowest
-                for y in range(3):
-                    for x in range(3):
-                        best = larger(b, best, b.add(source, b.add(b.mul(row, i64(y)), b.mul(column, i64(x)))))
-                store(b, best, target, 4)
-            with other:
-                slot = cgutils.alloca_once(b, F32X16)
+                starts = [b.add(source, b.mul(row, i64(y))) for y in range(3)]
+                with cgutils.for_range(b, vectors, intp=I64) as block:
+                    at = b.mul(block.index, i64(64))
+                    best = lowest
+                    for start in starts:
+                        for x in range(3):
+                            best = larger(best, b.add(b.add(start, b.mul(column, i64(x))), at))
+                    store(b, best, b.add(target, at), 4)
+            with other, cgutils.for_range(b, vectors, intp=I64) as block:
+                at = b.mul(block.index, i64(64))
+                slot = cgutils.alloca_once(b, kind)
                 b.store(lowest, slot)
                 with cgutils.for_range(b, rows, intp=I64) as y:
-                    start = b.add(source, b.mul(y.index, row))
+                    start = b.add(b.add(source, at), b.mul(y.index, row))
                     with cgutils.for_range(b, columns, intp=I64) as x:
-                        b.store(larger(b, b.load(slot), b.add(start, b.mul(x.index, column))), slot)
-                store(b, b.load(slot), target, 4)
+                        b.store(larger(b.load(slot), b.add(start, b.mul(x.index, column))), slot)
+                store(b, b.load(slot), b.add(target, at), 4)
+
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
+        with b.if_else(b.icmp_signed("!=", args[0], i64(0))) as (whole, fractions):
+            with whole:
+                emit(b, I32X16, args[1:])
+            with fractions:
+                emit(b, F32X16, args[1:])
         return context.get_dummy_value()
 
-    return types.void(*[types.intp] * 6), codegen
+    return types.void(*[types.intp] * 8), codegen
 
 
 @intrinsic

@@ -25,8 +25,11 @@ def run_max_pool(steps, i, arena, constants, part, parts) -> None:  # noqa: ANN0
 def run_band(steps, i, arena, constants, part, parts) -> None:  # noqa: ANN001
     """Convolution step `i` and the max pool after it, `BAND` rows of the pool at a time.
 
-    The convolution's features, most of a network's at 224x224, never leave the second cache: a thread has room for the rows that
-    one band of the pool reads, [rows][W][C], and moves those that the next band reads too to its start.
+    What the convolution makes, most of a network's features at 224x224, never leaves the second cache: a thread has room for the
+    rows that one band of the pool reads, [rows][W][C], and moves those that the next band reads too to its start.
+
+    Where it makes int32 accumulators, the pool takes the largest of those and the epilogue follows, for a quarter of the pixels:
+    scales are positive, so every operation of the epilogue keeps the order of two values, each rounding included.
     """
     pool = i + 1
     row, stride, size = steps[i, f.FEATURES_ROW], steps[pool, f.STRIDE_Y], steps[pool, f.KERNEL_ROWS]
@@ -56,22 +59,20 @@ def run_band(steps, i, arena, constants, part, parts) -> None:  # noqa: ANN001
 def _pool_rows(steps, i, arena, constants, part, begin, end, shift) -> None:  # noqa: ANN001
     """Rows [begin, end) of pool `i`; `shift` is added to the address of its source."""
     in_h, in_w, row, pixel = steps[i, f.SRC_HEIGHT], steps[i, f.SRC_WIDTH], steps[i, f.SRC_ROW], steps[i, f.SRC_STEP_X]
-    out_pixel = steps[i, f.CHANNELS] * 4
+    out_pixel, integers = steps[i, f.CHANNELS] * 4, steps[i, f.SRC_KIND] == f.FROM_ACCUMULATORS
     scratch = arena + steps[i, f.SCRATCH] + part * steps[i, f.WIDTH] * out_pixel
-    quantizes = steps[i, f.QUANT] != f.QUANT_NONE
+    has_epilogue = integers or steps[i, f.QUANT] != f.QUANT_NONE
     for y in range(begin, end):
-        out = scratch if quantizes else arena + steps[i, f.FEATURES] + y * steps[i, f.FEATURES_ROW]
+        out = scratch if has_epilogue else arena + steps[i, f.FEATURES] + y * steps[i, f.FEATURES_ROW]
         top = y * steps[i, f.STRIDE_Y] - steps[i, f.PAD_TOP]
         first, last = max(top, 0), min(top + steps[i, f.KERNEL_ROWS], in_h)
         for x in range(steps[i, f.WIDTH]):
             left = x * steps[i, f.STRIDE_X] - steps[i, f.PAD_LEFT]
             start, stop = max(left, 0), min(left + steps[i, f.KERNEL_WIDTH], in_w)
             source = arena + steps[i, f.SRC] + first * row + start * pixel + shift
-            target = out + x * out_pixel
-            for at in range(0, out_pixel, BLOCK):
-                max_window(target + at, source + at, last - first, row, stop - start, pixel)
-        if quantizes:
-            run_epilogue(steps, i, arena, constants, 0, y, scratch, out_pixel, 0)
+            max_window(integers, out + x * out_pixel, source, out_pixel, last - first, row, stop - start, pixel)
+        if has_epilogue:
+            run_epilogue(steps, i, arena, constants, 0, y, 1, scratch, 0, out_pixel, 0)
 
 
 @numba.njit(**INNER)

@@ -8,6 +8,9 @@ from bitplane.runtime.kernels.target import MACHINE, Cpu
 
 Kind = Literal["binary", "ternary", "binary look-up", "ternary look-up", "dot", "dot16", "float"]
 
+SCRATCH_BYTES = 8 << 10
+"""Accumulators of this many bytes, or of one row, wait for the float epilogue at a time: in L1, beside a group's weights."""
+
 
 @dataclass(frozen=True)
 class Tile:

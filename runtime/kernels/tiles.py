@@ -242,13 +242,18 @@ def _emit_fours(b: Any, tile: Tile, accs: list[list[Any]], args: TileArguments) 
             v.store(b, v.pack_fours(b, [b.icmp_signed(">=", accs[p][c], limit) for limit in limits], tile.bits), at, 1)
 
 
-def _emit_row(b: Any, tile: Tile, width: Any, values: list[Any]) -> None:
-    """One output row, tile by tile; the last one overlaps the one before it."""
-    row = TileArguments(*values)
+def _emit_tiles(b: Any, tile: Tile, width: Any, height: Any, source_row: Any, out_row: Any, values: list[Any]) -> None:
+    """`height` output rows of one group, tile by tile; the last tile of a row overlaps the one before it."""
+    whole = TileArguments(*values)
     last = b.sub(width, i64(tile.pixels))
     count = b.sdiv(b.add(width, i64(tile.pixels - 1)), i64(tile.pixels))
-    spans = emit_spans(b, row) if _is_narrow(tile) else None
-    with cgutils.for_range(b, count, intp=I64) as loop:
+    spans = emit_spans(b, whole) if _is_narrow(tile) else None
+    with cgutils.for_range(b, height, intp=I64) as rows, cgutils.for_range(b, count, intp=I64) as loop:
+        row = replace(
+            whole,
+            source=b.add(whole.source, b.mul(rows.index, source_row)),
+            out=b.add(whole.out, b.mul(rows.index, out_row)),
+        )
         x = b.mul(loop.index, i64(tile.pixels))
         x = b.select(b.icmp_signed("<", x, last), x, last)
         step = i64(tile.word) if tile.taps else row.step_x
@@ -273,10 +278,13 @@ def _emit_row(b: Any, tile: Tile, width: Any, values: list[Any]) -> None:
 
 @intrinsic
 def run_tiles(
-    typingctx: Any, index: Any, width: Any, source: Any, plane: Any, planes: Any, row: Any, rows: Any, step_x: Any, words: Any,
+    typingctx: Any, index: Any, width: Any, height: Any, source_row: Any, out_row: Any, source: Any, plane: Any, planes: Any, row: Any, rows: Any, step_x: Any, words: Any,
     span: Any, table: Any, weights: Any, mode: Any, limits: Any, out: Any, out_pixel: Any, out_plane: Any,
 ) -> Any:  # fmt: skip
-    """One output row of `width` pixels by tile `TILES[index]`; the other arguments are those of `TileArguments`."""
+    """`height` output rows of `width` pixels of one group by tile `TILES[index]`; the others are those of `TileArguments`.
+
+    Rows are `source_row` and `out_row` bytes apart.
+    """
 
     def codegen(context: Any, b: Any, sig: Any, values: Any) -> Any:
         done = b.append_basic_block("done")
@@ -290,8 +298,8 @@ def run_tiles(
         b.position_at_end(done)
         return context.get_dummy_value()
 
-    return types.void(*[types.intp] * 17), codegen
+    return types.void(*[types.intp] * 20), codegen
 
 
 def _emit_tile_function(tile: Tile, b: Any, values: list[Any]) -> None:
-    _emit_row(b, tile, values[0], values[1:])
+    _emit_tiles(b, tile, *values[:4], values[4:])

@@ -22,7 +22,7 @@ def main(triple: str) -> None:
     from bitplane.runtime.kernels.target import cpu_features, cpu_name
 
     arguments = [len(kind.__dataclass_fields__) for kind in (tiles.TileArguments, epilogue.RowArguments)]
-    functions = {f"{t.kind} {t}": (arguments[0] + 1, partial(tiles._emit_tile_function, t)) for t in TILES}
+    functions = {f"{t.kind} {t}": (arguments[0] + 4, partial(tiles._emit_tile_function, t)) for t in TILES}
     for source in fields.SOURCES:
         emit = partial(epilogue._emit_row_function, source, fields.QUANT_DIVIDE)
         functions[f"epilogue {source}"] = (arguments[1], emit)
