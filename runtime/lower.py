@@ -156,8 +156,8 @@ def _grow(node: Node, readers: dict[str, list[Node]], ready: set[str], merge: bo
         merged.append(quantizer.output)
     stored = value if others or quantizer is None else None
     step = Step(node, residual, relu, stored, quantizer)
-    if merge and residual is None and quantizer is None and len(others) == 1 and isinstance(others[0], MaxPool):
-        if isinstance(node, Conv | FloatConv):
-            pool, more = _grow(others[0], readers, ready, merge)
-            return replace(step, pool=pool), [*merged, others[0].output, *more]
+    alone = others[0] if merge and residual is None and quantizer is None and len(others) == 1 else None
+    if isinstance(alone, MaxPool) and isinstance(node, Conv | FloatConv):
+        pool, more = _grow(alone, readers, ready, merge)
+        return replace(step, pool=pool), [*merged, alone.output, *more]
     return step, merged

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from bitplane.runtime.arena import BYTES, FOURS, Arena, CodesLayout, Constants, FeaturesLayout
+from bitplane.runtime.arena import BYTES, FOURS, Arena, CodesLayout, Constants, FeaturesLayout, round_up
 from bitplane.runtime.cost import Estimate, cheapest_tile, codes_cost
 from bitplane.runtime.errors import ModelError
 from bitplane.runtime.kernels import fields as f
@@ -128,7 +128,8 @@ class _Planner:
         last = {name: i for i, step in enumerate(self.steps) for name in step.reads}
         widest = max(pad_channels(t.shape[0]) for t in self.model.tensors.values())
         self.zeros = self.arena.reserve(widest * 4)
-        self.scratch = self.arena.reserve(self.threads * self._scratch_bytes())
+        self.scratch_part = round_up(self._scratch_bytes())
+        self.scratch = self.arena.reserve(self.threads * self.scratch_part)
         for i, step in enumerate(self.steps):
             dying = {name for name in (*step.reads, *step.writes) if last.get(name, i) <= i}
             for name in step.writes:
@@ -147,9 +148,9 @@ class _Planner:
                 self._give(name)
         constants, kernels = self.constants.bytes(), dict(self.kernels)
         steps = tuple((name, kernel or kernels.get(name, "copy")) for name, kernel in self.names)
-        return Plan(
-            np.stack(self.rows), constants, self.arena, self.codes, self.features, tuple(self.kernels), steps, self.estimates
-        )
+        table = np.stack(self.rows)
+        table[:, f.SCRATCH_PART] = self.scratch_part
+        return Plan(table, constants, self.arena, self.codes, self.features, tuple(self.kernels), steps, self.estimates)
 
     def _check_size(self) -> None:
         """Refuse a plan that no machine, or not this one, has memory for."""

@@ -1,9 +1,9 @@
 """What a whole network costs on a named processor: multiply-adds, bytes moved and modeled instructions of one image.
 
 Read off the plan that would run there, so it is the same on every machine and every day. Bytes: every value, weight and
-constant that a step reads or writes, once; rows of accumulators stay in the first cache, and what a pool takes band by band in the second: they
-do not count. Instructions: of a
-tile's words as in `bitplane.runtime.cost`, and around them, in vectors of 256 bits,
+constant that a step reads or writes, once; rows of accumulators stay in the first cache, and what a pool takes band by band in
+the second: they do not count. Instructions: of a tile's words as in `bitplane.runtime.cost`, and around them, in vectors of 256
+bits,
 
 | for each | instructions |
 |---|---|

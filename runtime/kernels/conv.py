@@ -1,8 +1,8 @@
 """Convolution steps: loops over channel groups, rows and tiles around each compiled tile.
 
 Channel groups are the outer loop, so that a group's weights stay in L1 while the activations pass by. Work is numbered
-group * rows + row and each thread takes one contiguous range, several rows a call: a narrow row takes as long as calling. The last
-tile of a row overlaps the one before it; rows narrower than a tile use tiles of one pixel.
+group * rows + row and each thread takes one contiguous range, several rows a call: a narrow row takes as long as calling.
+The last tile of a row overlaps the one before it; rows narrower than a tile use tiles of one pixel.
 """
 
 from typing import Any
@@ -34,11 +34,14 @@ def run_conv(steps, i, arena, constants, part, parts) -> None:  # noqa: ANN001
 
 @numba.njit(**INNER)
 def conv_rows(steps, i, arena, constants, part, begin, end, first, rows, shift) -> None:  # noqa: ANN001
-    """Items [begin, end) of step `i`, numbered group * `rows` + row - `first`; `shift` is added to where features are stored."""
+    """Items [begin, end) of step `i`, numbered group * `rows` + row - `first`.
+
+    `shift` is added to where features are stored.
+    """
     width, mode = steps[i, f.WIDTH], steps[i, f.MODE]
     group_channels = steps[i, f.GROUP_CHANNELS]
     out_pixel = group_channels * ROW_BYTES
-    scratch = arena + steps[i, f.SCRATCH] + part * max(SCRATCH_BYTES, width * out_pixel)
+    scratch = arena + steps[i, f.SCRATCH] + part * steps[i, f.SCRATCH_PART]
     batch = rows if mode != f.MODE_ROW else max(1, SCRATCH_BYTES // (width * out_pixel))
     item = begin
     while item < end:

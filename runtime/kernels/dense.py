@@ -1,7 +1,7 @@
 """The classifier: mean over the pixels, then a matrix-vector product, float32 in one fixed order.
 
-Weights lie as [block of classes][channel][class of the block]: a block's logits stay in registers while its weights stream past,
-int8 where the file has int8, since what a product of one image costs is reading its weights. A weight is
+Weights lie as [block of classes][channel][class of the block]: a block's logits stay in registers while its weights stream
+past, int8 where the file has int8, since what a product of one image costs is reading its weights. A weight is
 float32(integer) * unit, as the file says, and a logit adds bias and products in the order of the channels.
 """
 
@@ -73,7 +73,7 @@ def run_classifier(steps, i, arena, constants, logits, part, parts) -> None:  # 
     Every thread computes all means: that is less than waiting for one of them.
     """
     channels, classes, size = steps[i, f.CHANNELS], steps[i, f.WIDTH], steps[i, f.VECTORS] * LANES
-    scratch = arena + steps[i, f.SCRATCH] + part * (channels + size) * 4
+    scratch = arena + steps[i, f.SCRATCH] + part * steps[i, f.SCRATCH_PART]
     mean, block = floats(scratch, channels), floats(scratch + channels * 4, size)
     for c in range(channels):
         mean[c] = 0

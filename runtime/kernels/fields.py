@@ -42,7 +42,7 @@ QUANT = 35  # one of the QUANT_ values
 LEVELS = 36  # C: float32 thresholds
 LEVELS_STRIDE = 37  # stride between thresholds of one channel
 STEP = 38  # C: float32, the quantizer's step
-SCRATCH = 39  # A: one row of int32 accumulators
+SCRATCH = 39  # A: of the first thread: rows of accumulators, a row of a pool, or means and logits
 STORE = 40  # whether features are written
 CHANNELS = 41
 SRC_HEIGHT = 42
@@ -60,7 +60,8 @@ LOW = 53  # C: float32, smallest and largest value of a quantizer, one after the
 SPAN = 54  # words whose sums narrow lanes hold, for tiles that count in narrow lanes
 TABLE = 55  # C: tables of a look-up tile, 16 bytes for each value of a byte of codes
 BAND = 56  # of a convolution: rows of the pool in the next row of the table that run at a time (0: none); of that pool: -1
-FIELDS = 57
+SCRATCH_PART = 57  # bytes of one thread's scratch
+FIELDS = 58
 
 ARGUMENTS = 11
 """Arguments of the walker, all int64."""

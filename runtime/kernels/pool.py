@@ -25,11 +25,11 @@ def run_max_pool(steps, i, arena, constants, part, parts) -> None:  # noqa: ANN0
 def run_band(steps, i, arena, constants, part, parts) -> None:  # noqa: ANN001
     """Convolution step `i` and the max pool after it, `BAND` rows of the pool at a time.
 
-    What the convolution makes, most of a network's features at 224x224, never leaves the second cache: a thread has room for the
-    rows that one band of the pool reads, [rows][W][C], and moves those that the next band reads too to its start.
+    What the convolution makes, most of a network's features at 224x224, never leaves the second cache: a thread has room for
+    the rows that one band of the pool reads, [rows][W][C], and moves those that the next band reads too to its start.
 
-    Where it makes int32 accumulators, the pool takes the largest of those and the epilogue follows, for a quarter of the pixels:
-    scales are positive, so every operation of the epilogue keeps the order of two values, each rounding included.
+    Where it makes int32 accumulators, the pool takes the largest of those and the epilogue follows, for a quarter of the
+    pixels: scales are positive, so every operation of the epilogue keeps the order of two values, its rounding included.
     """
     pool = i + 1
     row, stride, size = steps[i, f.FEATURES_ROW], steps[pool, f.STRIDE_Y], steps[pool, f.KERNEL_ROWS]
@@ -60,7 +60,7 @@ def _pool_rows(steps, i, arena, constants, part, begin, end, shift) -> None:  # 
     """Rows [begin, end) of pool `i`; `shift` is added to the address of its source."""
     in_h, in_w, row, pixel = steps[i, f.SRC_HEIGHT], steps[i, f.SRC_WIDTH], steps[i, f.SRC_ROW], steps[i, f.SRC_STEP_X]
     out_pixel, integers = steps[i, f.CHANNELS] * 4, steps[i, f.SRC_KIND] == f.FROM_ACCUMULATORS
-    scratch = arena + steps[i, f.SCRATCH] + part * steps[i, f.WIDTH] * out_pixel
+    scratch = arena + steps[i, f.SCRATCH] + part * steps[i, f.SCRATCH_PART]
     has_epilogue = integers or steps[i, f.QUANT] != f.QUANT_NONE
     for y in range(begin, end):
         out = scratch if has_epilogue else arena + steps[i, f.FEATURES] + y * steps[i, f.FEATURES_ROW]

@@ -278,7 +278,8 @@ def _emit_tiles(b: Any, tile: Tile, width: Any, height: Any, source_row: Any, ou
 
 @intrinsic
 def run_tiles(
-    typingctx: Any, index: Any, width: Any, height: Any, source_row: Any, out_row: Any, source: Any, plane: Any, planes: Any, row: Any, rows: Any, step_x: Any, words: Any,
+    typingctx: Any, index: Any, width: Any, height: Any, source_row: Any, out_row: Any,
+    source: Any, plane: Any, planes: Any, row: Any, rows: Any, step_x: Any, words: Any,
     span: Any, table: Any, weights: Any, mode: Any, limits: Any, out: Any, out_pixel: Any, out_plane: Any,
 ) -> Any:  # fmt: skip
     """`height` output rows of `width` pixels of one group by tile `TILES[index]`; the others are those of `TileArguments`.
@@ -302,4 +303,5 @@ def run_tiles(
 
 
 def _emit_tile_function(tile: Tile, b: Any, values: list[Any]) -> None:
-    _emit_tiles(b, tile, *values[:4], values[4:])
+    width, height, source_row, out_row, *rest = values
+    _emit_tiles(b, tile, width, height, source_row, out_row, rest)

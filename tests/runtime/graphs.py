@@ -156,9 +156,14 @@ class Builder:
         shape = self._out(x, self.shapes[x][0], k, k, (stride, stride), [pad] * 4)
         return self.op("MaxPool", x, shape=shape, kernel_shape=[k, k], strides=[stride, stride], pads=[pad] * 4)
 
-    def classifier(self, x, classes=10):
+    def classifier(self, x, classes=10, stored="float"):
         c = self.shapes[x][0]
-        weight = self.init(self.rng.normal(0, 1, (classes, c)).astype(np.float32), "weight")
+        if stored == "Int8":
+            integers = self.init(self.rng.integers(-128, 128, (classes, c)).astype(np.int8), "integers")
+            unit = self.init((self.rng.uniform(-1, 1, (classes, 1)) / 70).astype(np.float32), "unit")
+            weight = self.op("Int8Weight", integers, unit, shape=(), domain=DOMAIN)
+        else:
+            weight = self.init(self.rng.normal(0, 1, (classes, c)).astype(np.float32), "weight")
         bias = self.init(self.rng.normal(0, 1, classes).astype(np.float32), "bias")
         p = self.op("GlobalAveragePool", x, shape=(c, 1, 1))
         f = self.op("Flatten", p, shape=(c,))
