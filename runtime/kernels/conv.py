@@ -1,92 +1,135 @@
-"""Convolution steps: loops over channel groups, rows and tiles around each compiled tile.
+"""Steps that end in the float epilogue or in codes: convolutions, max pools, and elementwise ones.
 
-Channel groups are the outer loop, so that a group's weights stay in L1 while the activations pass by. Work is numbered
-group * rows + row and each thread takes one contiguous range, several rows a call: a narrow row takes as long as calling.
-The last tile of a row overlaps the one before it; rows narrower than a tile use tiles of one pixel.
+A convolution's channel groups are the outer loop, so that a group's weights stay in L1 while the activations pass by. Work is
+numbered group * rows + row and each thread takes one contiguous range, several rows a call: a narrow row takes as long as
+calling. The last tile of a row overlaps the one before it; rows narrower than a tile use tiles of one pixel.
+
+Tiles and epilogues are called at one place in the whole program, in `_run_rows`: numba compiles a function again for each of
+its callers.
 """
-
-from typing import Any
 
 import numba
 
 from bitplane.runtime.kernels import fields as f
 from bitplane.runtime.kernels.epilogue import run_epilogue
+from bitplane.runtime.kernels.intrinsics import move_vector, share
 from bitplane.runtime.kernels.options import INNER
+from bitplane.runtime.kernels.pool import pool_row
 from bitplane.runtime.kernels.shapes import SCRATCH_BYTES
 from bitplane.runtime.kernels.tiles import run_tiles
 
 ROW_BYTES = 4
+VECTOR_BYTES = 64
 
 
 @numba.njit(**INNER)
-def share(total, part, parts) -> Any:  # noqa: ANN001
-    """First and one past the last item of thread `part` of `parts`."""
-    return total * part // parts, total * (part + 1) // parts
+def run_features(steps, i, arena, constants, part, parts) -> None:  # noqa: ANN001
+    """This thread's share of step `i`: a convolution, a max pool, an elementwise step, or a convolution and the pool after it.
+
+    In the last case `BAND` rows of the pool run at a time. What the convolution makes, most of a network's features at 224x224,
+    then never leaves the second cache: a thread has room for the rows that one band of the pool reads, [rows][W][C], and moves
+    those that the next band reads too to its start.
+
+    Where it makes int32 accumulators, the pool takes the largest of those and the epilogue follows, for a quarter of the
+    pixels: scales are positive, so every operation of the epilogue keeps the order of two values, its rounding included.
+    """
+    band, pool = steps[i, f.BAND], i + 1 if steps[i, f.BAND] > 0 else i
+    row, stride, size = steps[i, f.FEATURES_ROW], steps[pool, f.STRIDE_Y], steps[pool, f.KERNEL_ROWS]
+    place = part * ((band - 1) * stride + size) * row
+    buffer = arena + steps[i, f.FEATURES] + place
+    y, stop = share(steps[pool, f.HEIGHT], part, parts)
+    low, high, after, shift = 0, 0, 0, 0  # [low, high): rows of the convolution that the buffer holds
+    turn = 0
+    while True:
+        if band <= 0:
+            if turn == 1:
+                break
+            step, first, rows = i, 0, steps[i, f.HEIGHT]
+            begin, end = share(steps[i, f.GROUPS] * rows, part, parts)
+        elif turn % 2 == 0:
+            if y >= stop:
+                break
+            after = min(y + band, stop)
+            top = max(y * stride - steps[pool, f.PAD_TOP], 0)
+            bottom = min((after - 1) * stride - steps[pool, f.PAD_TOP] + size, steps[i, f.HEIGHT])
+            if top < high:
+                for at in range(0, (high - top) * row, VECTOR_BYTES):
+                    move_vector(buffer + at, buffer + (top - low) * row + at)
+            else:
+                high = top
+            step, first, rows = i, high, bottom - high
+            begin, end = 0, steps[i, f.GROUPS] * rows
+            low, high = top, bottom
+            shift = place - low * row
+        else:
+            step, first, rows = pool, y, after - y
+            begin, end = 0, rows
+            y = after
+        _run_rows(steps, step, arena, constants, part, begin, end, first, rows, shift)
+        turn += 1
 
 
-@numba.njit(**INNER)
-def run_conv(steps, i, arena, constants, part, parts) -> None:  # noqa: ANN001
-    """This thread's share of convolution step `i`."""
-    height = steps[i, f.HEIGHT]
-    begin, end = share(steps[i, f.GROUPS] * height, part, parts)
-    conv_rows(steps, i, arena, constants, part, begin, end, 0, height, 0)
-
-
-@numba.njit(**INNER)
-def conv_rows(steps, i, arena, constants, part, begin, end, first, rows, shift) -> None:  # noqa: ANN001
+@numba.njit(inline="always", **INNER)
+def _run_rows(steps, i, arena, constants, part, begin, end, first, rows, shift) -> None:  # noqa: ANN001
     """Items [begin, end) of step `i`, numbered group * `rows` + row - `first`.
 
-    `shift` is added to where features are stored.
+    `shift` is added to where a convolution stores features and a pool reads them.
     """
-    width, mode = steps[i, f.WIDTH], steps[i, f.MODE]
+    op, width, mode = steps[i, f.OP], steps[i, f.WIDTH], steps[i, f.MODE]
     group_channels = steps[i, f.GROUP_CHANNELS]
-    out_pixel = group_channels * ROW_BYTES
+    pixel = steps[i, f.CHANNELS] * ROW_BYTES if op == f.OP_MAX_POOL else group_channels * ROW_BYTES
     scratch = arena + steps[i, f.SCRATCH] + part * steps[i, f.SCRATCH_PART]
-    batch = rows if mode != f.MODE_ROW else max(1, SCRATCH_BYTES // (width * out_pixel))
+    has_epilogue = mode == f.MODE_ROW
+    batch = rows
+    if op == f.OP_CONV and has_epilogue:
+        batch = max(1, SCRATCH_BYTES // (width * pixel))
+    elif op == f.OP_MAX_POOL:
+        has_epilogue = steps[i, f.QUANT] != f.QUANT_NONE or steps[i, f.SRC_KIND] == f.FROM_ACCUMULATORS
+        batch = 1
     item = begin
     while item < end:
         group = item // rows
         y = first + item - group * rows
         count = min(batch, end - item, first + rows - y)
         item += count
-        out_row = width * out_pixel
-        out = scratch
-        if mode == f.MODE_POOL:
-            out = arena + steps[i, f.FEATURES] + y * steps[i, f.FEATURES_ROW] + group * group_channels * ROW_BYTES + shift
-            out_pixel, out_row = steps[i, f.FEATURES_PIXEL], steps[i, f.FEATURES_ROW]
-        elif mode != f.MODE_ROW:
-            group_bytes = group_channels // 4 if mode == f.MODE_FOURS else group_channels // 8
-            out = arena + steps[i, f.CODES] + y * steps[i, f.CODES_ROW] + group * group_bytes
-            out_pixel, out_row = steps[i, f.CODES_PIXEL], steps[i, f.CODES_ROW]
-        run_tiles(
-            steps[i, f.TILE],
-            width,
-            count,
-            steps[i, f.SRC_STEP_Y],
-            out_row,
-            arena + steps[i, f.SRC] + y * steps[i, f.SRC_STEP_Y],
-            steps[i, f.SRC_PLANE],
-            steps[i, f.SRC_PLANES],
-            steps[i, f.SRC_ROW],
-            steps[i, f.KERNEL_ROWS],
-            steps[i, f.SRC_STEP_X],
-            steps[i, f.KERNEL_WORDS],
-            steps[i, f.SPAN],
-            constants + steps[i, f.TABLE],
-            constants + steps[i, f.WEIGHTS] + group * steps[i, f.WEIGHTS_GROUP],
-            f.MODE_ROW if mode == f.MODE_POOL else mode,
-            constants + steps[i, f.LIMITS] + group * steps[i, f.LIMITS_GROUP],
-            out,
-            out_pixel,
-            steps[i, f.CODES_PLANE],
-        )
-        if mode == f.MODE_ROW:
-            run_epilogue(steps, i, arena, constants, group, y, count, scratch, out_row, out_pixel, shift)
-
-
-@numba.njit(**INNER)
-def run_elementwise(steps, i, arena, constants, part, parts) -> None:  # noqa: ANN001
-    """Add, Relu, Quantize or Sign on features, where no convolution could take them into its epilogue."""
-    begin, end = share(steps[i, f.HEIGHT], part, parts)
-    row, pixel = steps[i, f.SRC_STEP_Y], steps[i, f.SRC_STEP_X]
-    run_epilogue(steps, i, arena, constants, 0, begin, end - begin, arena + steps[i, f.SRC] + begin * row, row, pixel, 0)
+        source, source_row, source_pixel = scratch, width * pixel, pixel
+        if op == f.OP_CONV:
+            out, out_row, out_pixel = scratch, source_row, pixel
+            if mode == f.MODE_POOL:
+                out = arena + steps[i, f.FEATURES] + y * steps[i, f.FEATURES_ROW] + group * pixel + shift
+                out_row, out_pixel = steps[i, f.FEATURES_ROW], steps[i, f.FEATURES_PIXEL]
+            elif mode != f.MODE_ROW:
+                group_bytes = group_channels // 4 if mode == f.MODE_FOURS else group_channels // 8
+                out = arena + steps[i, f.CODES] + y * steps[i, f.CODES_ROW] + group * group_bytes
+                out_row, out_pixel = steps[i, f.CODES_ROW], steps[i, f.CODES_PIXEL]
+            run_tiles(
+                steps[i, f.TILE],
+                width,
+                count,
+                steps[i, f.SRC_STEP_Y],
+                out_row,
+                arena + steps[i, f.SRC] + y * steps[i, f.SRC_STEP_Y],
+                steps[i, f.SRC_PLANE],
+                steps[i, f.SRC_PLANES],
+                steps[i, f.SRC_ROW],
+                steps[i, f.KERNEL_ROWS],
+                steps[i, f.SRC_STEP_X],
+                steps[i, f.KERNEL_WORDS],
+                steps[i, f.SPAN],
+                constants + steps[i, f.TABLE],
+                constants + steps[i, f.WEIGHTS] + group * steps[i, f.WEIGHTS_GROUP],
+                f.MODE_ROW if mode == f.MODE_POOL else mode,
+                constants + steps[i, f.LIMITS] + group * steps[i, f.LIMITS_GROUP],
+                out,
+                out_pixel,
+                steps[i, f.CODES_PLANE],
+            )
+        elif op == f.OP_MAX_POOL:
+            out = scratch if has_epilogue else arena + steps[i, f.FEATURES] + y * steps[i, f.FEATURES_ROW]
+            pool_row(steps, i, arena, y, out, pixel, shift)
+        else:
+            source_row, source_pixel = steps[i, f.SRC_STEP_Y], steps[i, f.SRC_STEP_X]
+            source = arena + steps[i, f.SRC] + y * source_row
+        if has_epilogue:
+            moved = shift if op == f.OP_CONV else 0
+            run_epilogue(steps, i, arena, constants, group, y, count, source, source_row, source_pixel, moved)

@@ -15,8 +15,7 @@ from numba.core import cgutils
 
 from bitplane.runtime.kernels import fields as f
 from bitplane.runtime.kernels import intrinsics as v
-from bitplane.runtime.kernels.conv import share
-from bitplane.runtime.kernels.intrinsics import F32, F32X16, I8, I64, floats, i64, intrinsic
+from bitplane.runtime.kernels.intrinsics import F32, F32X16, I8, I64, floats, i64, intrinsic, share
 from bitplane.runtime.kernels.options import INNER
 
 LANES = 16

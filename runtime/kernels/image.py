@@ -3,8 +3,7 @@
 import numba
 
 from bitplane.runtime.kernels import fields as f
-from bitplane.runtime.kernels.conv import share
-from bitplane.runtime.kernels.intrinsics import bytes_at, interleave
+from bitplane.runtime.kernels.intrinsics import bytes_at, interleave, share
 from bitplane.runtime.kernels.options import INNER
 
 PIXELS = 16

@@ -233,6 +233,12 @@ def bytes_at(address: int, count: int) -> Any:
     return carray(pointer(address, numba.uint8), count)
 
 
+@numba.njit(**INNER)
+def share(total: int, part: int, parts: int) -> Any:
+    """First and one past the last item of thread `part` of `parts`."""
+    return total * part // parts, total * (part + 1) // parts
+
+
 @intrinsic
 def move_vector(typingctx: Any, target: Any, source: Any) -> Any:
     """Copy 16 float32."""

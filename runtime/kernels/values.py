@@ -10,8 +10,7 @@ from numba import types
 
 from bitplane.runtime.kernels import fields as f
 from bitplane.runtime.kernels import intrinsics as v
-from bitplane.runtime.kernels.conv import share
-from bitplane.runtime.kernels.intrinsics import F32X16, bytes_at, floats, intrinsic
+from bitplane.runtime.kernels.intrinsics import F32X16, bytes_at, floats, intrinsic, share
 from bitplane.runtime.kernels.options import INNER
 
 BLOCK = 64

@@ -13,12 +13,12 @@ from typing import Any
 import numba
 
 from bitplane.runtime.kernels import fields as f
-from bitplane.runtime.kernels.conv import run_conv, run_elementwise
+from bitplane.runtime.kernels.conv import run_features
 from bitplane.runtime.kernels.dense import run_classifier
 from bitplane.runtime.kernels.image import run_image
 from bitplane.runtime.kernels.intrinsics import carray, fetch_add, load_acquire, pointer, yield_processor
 from bitplane.runtime.kernels.options import ENTRY, INNER
-from bitplane.runtime.kernels.pool import run_band, run_max_pool, run_pad_shortcut
+from bitplane.runtime.kernels.pool import run_pad_shortcut
 from bitplane.runtime.kernels.values import run_average_pool, run_fake_quantize, run_load, run_output
 
 SPINS = 2000
@@ -48,19 +48,14 @@ def compile_run_plan() -> Any:
         part, parts = part_parts >> 32, part_parts & 0xFFFFFFFF
         arrivals = 0
         for n in range(count):
-            i = 0
-            while i < rows:
+            for i in range(rows):
+                if steps[i, f.BAND] < 0:
+                    continue  # a pool that ran with the convolution before it
                 op = steps[i, f.OP]
-                if op == f.OP_CONV and steps[i, f.BAND] > 0:
-                    run_band(steps, i, arena, constants, part, parts)
-                elif op == f.OP_CONV:
-                    run_conv(steps, i, arena, constants, part, parts)
-                elif op == f.OP_ELEMENTWISE:
-                    run_elementwise(steps, i, arena, constants, part, parts)
+                if op in (f.OP_CONV, f.OP_MAX_POOL, f.OP_ELEMENTWISE):
+                    run_features(steps, i, arena, constants, part, parts)
                 elif op == f.OP_IMAGE:
                     run_image(steps, i, arena, images + n * image_bytes, part, parts)
-                elif op == f.OP_MAX_POOL:
-                    run_max_pool(steps, i, arena, constants, part, parts)
                 elif op == f.OP_PAD_SHORTCUT:
                     run_pad_shortcut(steps, i, arena, part, parts)
                 elif op == f.OP_LOAD:
@@ -75,7 +70,6 @@ def compile_run_plan() -> Any:
                     run_average_pool(steps, i, arena)
                 else:
                     run_output(steps, i, arena, logits + n * logits_bytes)
-                i += 2 if steps[i, f.BAND] > 0 else 1  # a band has run the pool after it
                 if parts > 1:
                     arrivals += parts
                     _wait(barrier, arrivals)
