@@ -132,7 +132,7 @@ def word_cost(tile: Tile, cpu: Cpu = MACHINE) -> float:
         return tile.pixels * (tile.vectors + 0.5) + tile.vectors * 0.5 + 2.5
     if cpu.popcount and tile.kind in ("binary", "ternary"):
         vectors = tile.vectors * (1 if tile.lanes * tile.bits > 256 else 0.7)
-        return tile.pixels * (1.5 * vectors + 0.5) + tile.planes * vectors * 0.5 + (1 if tile.taps else 2.5)
+        return tile.pixels // tile.shared * (1.5 * vectors + 0.5) + tile.planes * vectors * 0.5 + (1 if tile.taps else 2.5)
     if tile.kind in LOOK_UPS:
         return 2 * (tile.pixels * (tile.vectors * tile.planes + 1) + tile.vectors * tile.planes + 1)
     vectors = tile.group * tile.bits / 256

@@ -209,8 +209,8 @@ def pack_weights(words: list[NDArray[np.generic]], tile: Tile) -> NDArray[np.gen
     """[R, kh, words] of each plane to one contiguous array [group, kh, words, plane, vector, lane]."""
     stack = np.stack(words)
     planes, rows, kh, count = stack.shape
-    split = stack.reshape(planes, rows // tile.group, tile.vectors, tile.lanes, kh, count)
-    return np.ascontiguousarray(split.transpose(1, 4, 5, 0, 2, 3))
+    split = stack.reshape(planes, rows // tile.group, tile.vectors, -1, kh, count).transpose(1, 4, 5, 0, 2, 3)
+    return np.ascontiguousarray(np.repeat(split, tile.shared, -1))
 
 
 def offsets(conv: Conv, top: int) -> NDArray[np.int32]:
@@ -289,10 +289,12 @@ def _bisect(
 def pack_levels(levels: NDArray[np.int64], rows: int, tile: Tile) -> NDArray[np.generic]:
     """[level, O] to [group, level, vector, lane] of the lane type; padding channels are never reached.
 
-    Sums of look-ups are signed, and have three levels: those that are missing are never reached either.
+    Sums of look-ups are signed, and have three levels: those that are missing are never reached either. A tile of two
+    neighboring pixels takes the levels of its channels twice, one pixel after the other.
     """
     signed = tile.kind in LOOK_UPS
     wide = np.full((3 if signed else len(levels), rows), 2 ** (tile.bits - signed) - 1, np.int64 if signed else np.uint64)
     wide[: len(levels), : levels.shape[1]] = levels
     split = wide.reshape(len(wide), rows // tile.group, tile.group).transpose(1, 0, 2)
+    split = np.concatenate([split] * tile.shared, -1)
     return np.ascontiguousarray(split).astype(f"<{'i' if signed else 'u'}{tile.bits // 8}")

@@ -50,9 +50,10 @@ def _emit_quantize(
     if kind == f.QUANT_ONE:
         v.store(b, b.bitcast(b.fcmp_ordered(">=", value, levels[0]), I16), out, 1)
     elif kind == f.QUANT_TWO:
-        m = [b.bitcast(b.fcmp_ordered(">=", value, level), I16) for level in levels]
-        v.store(b, b.xor(b.xor(m[0], m[1]), m[2]), out, 1)
-        v.store(b, m[1], b.add(out, plane), 1)
+        high = b.fcmp_ordered(">=", value, levels[1])  # bit 1; bit 0 is whether the upper or the lower threshold is reached
+        low = b.fcmp_ordered(">=", value, b.select(high, levels[2], levels[0]))
+        v.store(b, b.bitcast(low, I16), out, 1)
+        v.store(b, b.bitcast(high, I16), b.add(out, plane), 1)
     elif kind == f.QUANT_FOURS:
         v.store(b, v.pack_fours(b, [b.fcmp_ordered(">=", value, level) for level in levels], 32), out, 1)
     elif kind in (f.QUANT_DIVIDE, f.QUANT_BYTES):

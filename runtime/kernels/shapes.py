@@ -24,6 +24,8 @@ class Tile:
         pixels: P, output pixels of a row.
         vectors: C, vectors of output channels; `vectors * lanes` channels are a group.
         taps: kernel rows and words when they are compile-time (0: runtime). Then pixels are one word apart (stride 1).
+        neighbors: lanes alternate between two neighboring pixels of a channel, so that 16 channels fill a vector of 512 bits;
+            needs pixels one word apart, and one vector.
     """
 
     kind: Kind
@@ -32,11 +34,17 @@ class Tile:
     pixels: int
     vectors: int
     taps: int = 0
+    neighbors: bool = False
 
     @property
     def group(self) -> int:
         """Output rows of the weight matrix in one tile."""
-        return self.lanes * self.vectors
+        return self.lanes * self.vectors // self.shared
+
+    @property
+    def shared(self) -> int:
+        """Pixels that share a vector."""
+        return 2 if self.neighbors else 1
 
     @property
     def planes(self) -> int:
@@ -49,14 +57,17 @@ class Tile:
         return 1 if self.kind in LOOK_UPS else self.bits // 8
 
     def __str__(self) -> str:
-        return f"{self.bits}-bit lanes, P{self.pixels}C{self.vectors}" + (
-            f", {self.taps}x{self.taps} unrolled" if self.taps else ""
+        return (
+            f"{self.bits}-bit lanes, P{self.pixels}C{self.vectors}"
+            + (f", {self.taps}x{self.taps} unrolled" if self.taps else "")
+            + (", two pixels a vector" if self.neighbors else "")
         )
 
 
 def _popcount_tiles(kind: Kind) -> list[Tile]:
     # Unrolled taps gain 20 % with 16-bit words and lose up to 30 % with 32 and 64: hoisted weights then spill accumulators.
     return [
+        Tile(kind, 16, 32, 16, 1, 3, neighbors=True),
         Tile(kind, 16, 16, 8, 1, 3),
         Tile(kind, 16, 16, 8, 1),
         Tile(kind, 16, 16, 1, 1),

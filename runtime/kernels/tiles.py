@@ -81,7 +81,7 @@ def emit_products(b: Any, tile: Tile, args: "TileArguments", spans: Any) -> list
     word, by_table = tile.word, tile.kind in LOOK_UPS
     loaded = ir.VectorType(I8, tile.lanes) if by_table else vector  # of weights
     size = v.vector_bytes(loaded)
-    slots = [[cgutils.alloca_once(b, vector) for _ in range(tile.vectors)] for _ in range(tile.pixels)]
+    slots = [[cgutils.alloca_once(b, vector) for _ in range(tile.vectors)] for _ in range(tile.pixels // tile.shared)]
     in_bytes = _counts_bytes(tile)
     part = ir.VectorType(I16, size // 2) if tile.kind == "dot16" else ir.VectorType(I8, size)
     narrow = [[cgutils.alloca_once(b, part) for _ in row] for row in slots] if _is_narrow(tile) else []
@@ -92,8 +92,8 @@ def emit_products(b: Any, tile: Tile, args: "TileArguments", spans: Any) -> list
             [v.load(b, b.add(weights, i64((plane * tile.vectors + c) * size)), loaded, size) for c in range(tile.vectors)]
             for plane in range(tile.planes)
         ]
-        for p in range(tile.pixels):
-            at = b.add(source, b.mul(pixel_step, i64(p)))
+        for p in range(tile.pixels // tile.shared):
+            at = b.add(source, b.mul(pixel_step, i64(p * tile.shared)))
             if by_table:
                 codes = b.zext(v.load(b, at, I8, 1), I64)
                 table = v.load(b, b.add(args.table, b.shl(codes, i64(4))), ir.VectorType(I8, 16), 16)
@@ -103,7 +103,11 @@ def emit_products(b: Any, tile: Tile, args: "TileArguments", spans: Any) -> list
                     if tile.planes == 2:
                         b.store(b.sub(b.load(slot), v.look_up(b, table, w[1][c])), slot)
                 continue
-            u = v.splat(b, v.load(b, at, element, 1), vector)
+            if tile.neighbors:
+                two = ir.IntType(2 * tile.bits)
+                u = b.bitcast(v.splat(b, v.load(b, at, two, 1), ir.VectorType(two, tile.lanes // 2)), vector)
+            else:
+                u = v.splat(b, v.load(b, at, element, 1), vector)
             for c in range(tile.vectors):
                 if tile.kind == "dot16":
                     slot = narrow[p][c]
@@ -192,6 +196,14 @@ class TileArguments:
 def _emit_rows(b: Any, tile: Tile, accs: list[list[Any]], args: TileArguments) -> None:
     """Store accumulators as int32 (sums of a float tile as float32) [pixel][channel of the group]."""
     vector = ir.VectorType(I32, tile.lanes)
+    if tile.neighbors:
+        halves = ir.VectorType(I32, tile.lanes // 2)
+        for p in range(0, tile.pixels, 2):
+            both = b.bitcast(accs[p // 2][0], halves)
+            first, second = b.and_(both, v.constant(halves, 0xFFFF)), b.lshr(both, v.constant(halves, 16))
+            for k, acc in enumerate((first, second)):
+                v.store(b, acc, b.add(args.out, b.mul(args.out_pixel, i64(p + k))), 4)
+        return
     for p in range(tile.pixels):
         for c in range(tile.vectors):
             acc = accs[p][c]
@@ -206,29 +218,43 @@ def _emit_rows(b: Any, tile: Tile, accs: list[list[Any]], args: TileArguments) -
 def _emit_codes(b: Any, tile: Tile, accs: list[list[Any]], args: TileArguments, levels: int) -> None:
     """Compare with 1 or 3 thresholds, store one or two planes of `group` bits a pixel."""
     vector = ir.VectorType(ir.IntType(tile.bits), tile.lanes)
-    size, word = v.vector_bytes(vector), ir.IntType(tile.group)
+    size, word = v.vector_bytes(vector), ir.IntType(tile.lanes * tile.vectors)
+    if tile.neighbors:  # one pixel's channels after the other's
+        order = ir.Constant(ir.VectorType(I32, tile.lanes), [*range(0, tile.lanes, 2), *range(1, tile.lanes, 2)])
+        accs = [[b.shuffle_vector(acc, ir.Constant(vector, ir.Undefined), order) for acc in row] for row in accs]
     limits = [
         [v.load(b, b.add(args.limits, i64((j * tile.vectors + c) * size)), vector, size) for c in range(tile.vectors)]
         for j in range(levels)
     ]
 
-    def reached(p: int, j: int) -> Any:
+    def gather(masks: list[Any]) -> Any:
+        """The masks of all vectors as one integer."""
         out = None
-        for c in range(tile.vectors):
-            bits = b.bitcast(b.icmp_unsigned(">=", accs[p][c], limits[j][c]), ir.IntType(tile.lanes))
+        for c, mask in enumerate(masks):
+            bits = b.bitcast(mask, ir.IntType(tile.lanes))
             if tile.vectors > 1:
                 bits = b.shl(b.zext(bits, word), ir.Constant(word, c * tile.lanes))
             out = bits if out is None else b.or_(out, bits)
         return out
 
-    for p in range(tile.pixels):
-        at = b.add(args.out, b.mul(args.out_pixel, i64(p)))
-        masks = [reached(p, j) for j in range(levels)]
+    def store(plane: Any, p: int, out: Any) -> None:
+        """The bits of one vector: a pixel, or two."""
+        for k in range(tile.shared):
+            bits = (
+                b.trunc(b.lshr(plane, ir.Constant(word, k * tile.group)), ir.IntType(tile.group)) if tile.neighbors else plane
+            )
+            v.store(b, bits, b.add(out, b.mul(args.out_pixel, i64(p * tile.shared + k))), 1)
+
+    for p, row in enumerate(accs):
+        high = [b.icmp_unsigned(">=", acc, limit) for acc, limit in zip(row, limits[levels // 2], strict=True)]
         if levels == 1:
-            v.store(b, masks[0], at, 1)
-        else:
-            v.store(b, b.xor(b.xor(masks[0], masks[1]), masks[2]), at, 1)
-            v.store(b, masks[1], b.add(at, args.out_plane), 1)
+            store(gather(high), p, args.out)
+            continue
+        # Bit 1 of a code is its middle threshold; bit 0 whether then the upper or the lower one is reached.
+        either = [b.select(h, upper, lower) for h, upper, lower in zip(high, limits[2], limits[0], strict=True)]
+        low = [b.icmp_unsigned(">=", acc, limit) for acc, limit in zip(row, either, strict=True)]
+        store(gather(low), p, args.out)
+        store(gather(high), p, b.add(args.out, args.out_plane))
 
 
 def _emit_fours(b: Any, tile: Tile, accs: list[list[Any]], args: TileArguments) -> None:
