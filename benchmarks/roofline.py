@@ -16,12 +16,46 @@ from bitplane.runtime.kernels.limit import register_loop
 from bitplane.runtime.layer import make_layer
 from bitplane.runtime.profile import StepTime
 
-SHAPES = ((64, 56), (128, 28), (256, 14), (512, 7), (16, 32), (32, 16), (64, 8))
+
+@dataclass(frozen=True)
+class Shape:
+    """A convolution of square images: sizes in, and how it moves."""
+
+    channels: int
+    size: int
+    kernel: int = 3
+    stride: int = 1
+    out_channels: int = 0  # 0: as many as go in
+
+    def __str__(self) -> str:
+        out = f" to {self.out_channels}" if self.out_channels else ""
+        stride = f", stride {self.stride}" if self.stride > 1 else ""
+        return f"{self.kernel}x{self.kernel} {self.channels}{out} channels @ {self.size}x{self.size}{stride}"
+
+    @property
+    def products(self) -> int:
+        """Multiply-adds."""
+        side = (self.size - 1) // self.stride + 1
+        return self.channels * (self.out_channels or self.channels) * self.kernel**2 * side**2
+
+
+WIDE = (Shape(64, 56), Shape(128, 28), Shape(256, 14), Shape(512, 7))
+"""ResNet-18's 3x3 layers."""
+
+OTHERS = (
+    Shape(16, 32), Shape(32, 16), Shape(64, 8),  # ResNet-20's
+    Shape(64, 56, stride=2, out_channels=128), Shape(256, 14, stride=2, out_channels=512),
+    Shape(64, 56, kernel=1, stride=2, out_channels=128), Shape(256, 56, kernel=1, out_channels=64),
+    Shape(256, 14, kernel=1, out_channels=1024), Shape(1024, 14, kernel=1, out_channels=256),
+)  # fmt: skip
+
 ROUNDS = 20_000
+LAYER_WORK = 400_000_000
+"""Multiply-adds of one timed call: a small layer runs many times, so that the call from Python does not count."""
 
 
 def measure_kernels(rounds: int = 30) -> list[dict[str, Any]]:
-    """Time 3x3 convolutions with threshold and packing, 1-bit activations, one thread.
+    """Time convolutions with threshold and packing, 1-bit activations, one thread.
 
     Returns:
         One object a layer: "layer", "kernel", "us" (median), "gmacs" (giga multiply-adds a second), "limit_gmacs" (of the loop
@@ -29,20 +63,28 @@ def measure_kernels(rounds: int = 30) -> list[dict[str, Any]]:
     """
     rows = []
     for kind in ("binary", "ternary"):
-        for channels, size in SHAPES:
-            lane = min(64, channels)
-            layer = make_layer(kind, channels, size)
+        for shape in (*WIDE, *OTHERS):
+            lane = min(64, shape.channels)
+            layer = make_layer(
+                kind,
+                shape.channels,
+                shape.size,
+                out_channels=shape.out_channels or None,
+                kernel=shape.kernel,
+                stride=shape.stride,
+            )
+            times = max(1, LAYER_WORK // shape.products)
             work = register_loop(kind, lane, ROUNDS)
-            times = interleaved({"layer": layer, "limit": lambda k=kind, b=lane: register_loop(k, b, ROUNDS)}, rounds)
-            macs = channels * channels * 9 * size * size
-            speed = macs / times["layer"].median / 1e6
-            limit = work / times["limit"].median / 1e6
-            name = f"{kind} 3x3 {channels} channels @ {size}x{size}"
+            parts = {"layer": lambda run=layer, n=times: run(n), "limit": lambda k=kind, b=lane: register_loop(k, b, ROUNDS)}
+            found = interleaved(parts, rounds)
+            us = found["layer"].median * 1e3 / times
+            speed = shape.products / us / 1e3
+            limit = work / found["limit"].median / 1e6
             rows.append(
                 {
-                    "layer": name,
+                    "layer": f"{kind} {shape}",
                     "kernel": layer.kernel,
-                    "us": times["layer"].median * 1e3,
+                    "us": us,
                     "gmacs": speed,
                     "limit_gmacs": limit,
                     "of_limit": speed / limit,

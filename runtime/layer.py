@@ -21,7 +21,7 @@ OPERATORS = {levels: op for op, levels in fmt.LEVELS.items()}
 class ConvLayer:
     """A convolution with threshold epilogue (1- and 2-bit codes out) or float epilogue, on packed codes.
 
-    Call it to run it once. Make one with `make_layer`.
+    Call it to run it. Make one with `make_layer`.
 
     Attributes:
         kernel: name of the chosen kernel.
@@ -37,11 +37,11 @@ class ConvLayer:
     def __post_init__(self) -> None:
         table = self._table.ctypes.data, len(self._table)
         self._run_plan = machine_code.load()
-        self._call = (*table, self._arena.ctypes.data, self._constants.ctypes.data, 0, 0, 0, 0, 1, 1, 0)
+        self._call = (*table, self._arena.ctypes.data, self._constants.ctypes.data, 0, 0, 0, 0)
 
-    def __call__(self) -> None:
-        """Run the layer once."""
-        self._run_plan(*self._call)
+    def __call__(self, times: int = 1) -> None:
+        """Run the layer `times` times, as a network does in one call for a batch."""
+        self._run_plan(*self._call, times, 1, 0)
 
 
 def make_layer(
