@@ -35,11 +35,13 @@ class SessionOptions:
         intra_op_num_threads: threads of one `run`; 0 means one a processor.
         enable_profiling: time every step of every `run`, on one thread; `end_profiling` writes the trace.
         profile_file_prefix: start of the trace's file name.
+        allow_spinning: whether threads that helped look for the next call for half a millisecond before they sleep.
     """
 
     intra_op_num_threads: int = 1
     enable_profiling: bool = False
     profile_file_prefix: str = "bitplane_profile"
+    allow_spinning: bool = True
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ class InferenceSession:
         self._run_plan = machine_code.load()
         self._profile_prefix = options.profile_file_prefix
         self._events: list[Event] | None = [] if options.enable_profiling else None
-        self._idle = [Team(self._run_plan, self._plan, self._threads)]
+        self._spins = options.allow_spinning
+        self._idle = [Team(self._run_plan, self._plan, self._threads, self._spins)]
         self._shape = self._model.tensors[fmt.INPUT_NAME].shape
         self._floats = self._model.tensors[fmt.INPUT_NAME].kind == "floats"
         self._classes = self._model.tensors[fmt.OUTPUT_NAME].shape[0]
@@ -125,7 +128,7 @@ class InferenceSession:
         try:
             team = self._idle.pop()
         except IndexError:
-            team = Team(self._run_plan, self._plan, self._threads)
+            team = Team(self._run_plan, self._plan, self._threads, self._spins)
         events = self._events
         if events is None:
             team.run(images, logits, self._share_image)

@@ -1,25 +1,71 @@
-"""What one call of `run` needs to itself: arenas, a barrier, and the threads that help it.
+"""What one call of `run` needs to itself: arenas, a meeting place, and the threads that help it.
 
 A session keeps the teams that are not at work. A call takes one, or makes one if there is none, and gives it back: calls from
 several Python threads run at the same time, share the plan and its constants only, and never wait for each other. The threads
 of a team belong to it alone: a part of a call cannot be queued behind a part of another one that waits for it at a barrier.
 
-A call that ends early (Ctrl-C, a thread that cannot be started) opens the barrier, so that its other parts come to an end, and
-gives its team up: they may still be writing to that team's memory, and hold it until they are done.
+A helper waits in compiled code, without Python's lock, looking at its mailbox for a moment after each call (`allow_spinning`),
+because waking a sleeping thread takes as long as a small network and its core has gone slow meanwhile; then it sleeps. All that
+can fail happens before any part has started, and a call that has started cannot be interrupted: nothing ever runs half a team.
 """
 
 import os
-from concurrent.futures import ThreadPoolExecutor
+import threading
+import weakref
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bitplane.runtime.arena import aligned_zeros
+from bitplane.runtime.kernels import fields as f
 from bitplane.runtime.machine_code import RunPlan
 from bitplane.runtime.plan import Plan
 
-OPEN = 1 << 62
-"""Count of a barrier that lets everyone pass. What is computed then is worthless, but every access stays in the arena."""
+LOOKS = 4000
+"""Times a helper looks at its mailbox before it sleeps, half of them with a yield between: about half a millisecond."""
+
+
+class Helper:
+    """A thread that runs the walker when a call says so.
+
+    Args:
+        run_plan: the compiled walker.
+        mail: its mailbox, int64 [MAILBOX].
+        looks: times it looks at the mailbox before it sleeps.
+
+    Raises:
+        RuntimeError: the thread cannot be started.
+    """
+
+    def __init__(self, run_plan: RunPlan, mail: NDArray[np.int64], looks: int) -> None:
+        self._run_plan, self._mail, self._looks = run_plan, mail, looks
+        self._announced = 0  # calls
+        self._closed = False
+        self._news = threading.Condition()
+        threading.Thread(target=self._serve, name="bitplane", daemon=True).start()
+
+    def announce(self) -> None:
+        """Be awake: a call will let the mailbox's sequence number grow."""
+        with self._news:
+            self._announced += 1
+            self._news.notify()
+
+    def close(self) -> None:
+        """End the thread, when it is done with what it does."""
+        with self._news:
+            self._closed = True
+            self._news.notify()
+
+    def _serve(self) -> None:
+        address, mail = self._mail.ctypes.data, self._mail
+        while True:
+            self._run_plan(int(mail[f.MAIL_TAKEN]), 0, 0, 0, 0, 0, 0, 0, -self._looks, 0, address)
+            with self._news:
+                while self._announced == mail[f.MAIL_TAKEN] and not self._closed:
+                    self._news.wait()
+                if self._closed:
+                    return
 
 
 class Team:
@@ -29,18 +75,20 @@ class Team:
         run_plan: the compiled walker.
         plan: what it walks.
         threads: threads of a call, this one included.
+        allow_spinning: whether helpers look for the next call for a moment before they sleep.
     """
 
-    def __init__(self, run_plan: RunPlan, plan: Plan, threads: int) -> None:
+    def __init__(self, run_plan: RunPlan, plan: Plan, threads: int, allow_spinning: bool = True) -> None:
         self._run_plan, self._plan, self._threads = run_plan, plan, threads
+        self._looks = LOOKS if allow_spinning else 1
         self._table = plan.table.ctypes.data, len(plan.table)
         self._constants = plan.constants.ctypes.data
         self._arenas = [plan.arena.create()]
         self._addresses = [self._arenas[0].ctypes.data]
-        self._barrier = np.zeros(16, np.int64)
-        self._barrier_address = self._barrier.ctypes.data
-        self._pool: ThreadPoolExecutor | None = None
-        self._process = 0  # that the pool's threads run in
+        words = f.MAILBOXES + (threads - 1) * f.MAILBOX
+        self._meeting = aligned_zeros(8 * words).view(np.int64)
+        self._helpers: list[Helper] = []
+        self._process = 0  # that the helpers run in
 
     @property
     def memory(self) -> NDArray[np.uint8]:
@@ -56,20 +104,19 @@ class Team:
             share_image: whether a single image is worth being divided among the threads.
 
         Raises:
-            BaseException: whatever ended it early, KeyboardInterrupt for one; the team cannot be used any more.
+            BaseException: whatever kept it from starting, such as KeyboardInterrupt; nothing has run then.
         """
         count = len(images)
         if self._threads == 1 or count == 0 or (count == 1 and not share_image):
-            self._call(0, images, logits, 0, count)
+            self._run_plan(*self._arguments(0, images, logits, 0, count))
         elif count == 1:
-            self._barrier[:] = 0
             self._together([(0, 0, 1, part, self._threads) for part in range(self._threads)], images, logits)
         else:
             parts = min(self._threads, count)
             cuts = [count * part // parts for part in range(parts + 1)]
             self._together([(part, cuts[part], cuts[part + 1], 0, 1) for part in range(parts)], images, logits)
 
-    def _call(
+    def _arguments(
         self,
         arena: int,
         images: NDArray[Any],
@@ -78,9 +125,10 @@ class Team:
         end: int,
         part: int = 0,
         parts: int = 1,
-    ) -> None:
+        helpers: int = 0,
+    ) -> tuple[int, ...]:
         image_bytes, logits_bytes = images.strides[0], logits.strides[0]
-        self._run_plan(
+        return (
             *self._table,
             self._addresses[arena],
             self._constants,
@@ -89,8 +137,8 @@ class Team:
             logits.ctypes.data + begin * logits_bytes,
             logits_bytes,
             end - begin,
-            part << 32 | parts,
-            self._barrier_address,
+            helpers << 48 | part << 32 | parts,
+            self._meeting.ctypes.data,
         )
 
     def _together(self, calls: list[tuple[int, int, int, int, int]], images: NDArray[Any], logits: NDArray[np.float32]) -> None:
@@ -98,15 +146,34 @@ class Team:
         while len(self._arenas) <= max(call[0] for call in calls):
             self._arenas.append(self._plan.arena.create())
             self._addresses.append(self._arenas[-1].ctypes.data)
-        if self._pool is None or self._process != os.getpid():  # a forked process has none of its parent's threads
-            self._pool = ThreadPoolExecutor(self._threads - 1, thread_name_prefix="bitplane")
-            self._process = os.getpid()
+        self._hire(len(calls) - 1)
+        self._meeting[: f.MAILBOXES] = 0
+        helpers = self._helpers[: len(calls) - 1]
         try:
-            pending = [self._pool.submit(self._call, a, images, logits, b, e, p, n) for a, b, e, p, n in calls[1:]]
+            for number, (helper, (a, b, e, p, n)) in enumerate(zip(helpers, calls[1:], strict=True)):
+                self._mailbox(number)[1 : 1 + f.ARGUMENTS] = self._arguments(a, images, logits, b, e, p, n)
+                helper.announce()
             a, b, e, p, n = calls[0]
-            self._call(a, images, logits, b, e, p, n)
-            for future in pending:
-                future.result()
+            self._run_plan(*self._arguments(a, images, logits, b, e, p, n, len(helpers)))
         except BaseException:
-            self._barrier[:] = OPEN
+            self._dismiss()  # some may wait for what will not come
             raise
+
+    def _mailbox(self, number: int) -> NDArray[np.int64]:
+        start = f.MAILBOXES + number * f.MAILBOX
+        return self._meeting[start : start + f.MAILBOX]
+
+    def _hire(self, count: int) -> None:
+        """Have `count` helpers, in this process: a forked one has none of its parent's threads."""
+        if self._process != os.getpid():
+            self._helpers, self._process = [], os.getpid()
+            self._meeting = aligned_zeros(self._meeting.nbytes).view(np.int64)
+        while len(self._helpers) < count:
+            helper = Helper(self._run_plan, self._mailbox(len(self._helpers)), self._looks)
+            self._helpers.append(helper)
+            weakref.finalize(self, helper.close).atexit = False
+
+    def _dismiss(self) -> None:
+        for helper in self._helpers:
+            helper.close()
+        self._process = 0  # the next call has a meeting place and helpers of its own

@@ -66,6 +66,13 @@ FIELDS = 58
 ARGUMENTS = 11
 """Arguments of the walker, all int64."""
 
+# Words of a meeting place, int64: of the whole, and of one mailbox.
+ARRIVALS = 0  # at barriers
+DONE = 16  # helpers that have walked to the end
+MAILBOXES = 32  # the first mailbox
+MAILBOX = 32  # words of one: its sequence number, ARGUMENTS arguments, and
+MAIL_TAKEN = 16  # the sequence number of the last arguments taken
+
 OP_IMAGE = 0
 OP_CONV = 1
 OP_ELEMENTWISE = 2

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bitplane.runtime import InferenceSession
+from bitplane.runtime import InferenceSession, SessionOptions
 
 MODEL = Path(__file__).resolve().parents[1] / "fixtures" / "format-1" / "ternary2.onnx"
 LIMIT = 60
@@ -47,51 +48,92 @@ def test_two_calls_are_in_the_kernels_at_the_same_time():
 def test_a_kernel_that_waits_lets_other_python_threads_run():
     session = InferenceSession(MODEL, threads=2)
     team, images, logits = session._idle[0], np.zeros((1, 3, 32, 32), np.uint8), np.zeros((1, 10), np.float32)
-    waiting = threading.Thread(target=team._call, args=(0, images, logits, 0, 1, 1, 2))  # part 1 of 2 spins for part 0
+    parts = [team._arguments(0, images, logits, 0, 1, part, 2) for part in (0, 1)]
+    waiting = threading.Thread(target=team._run_plan, args=parts[1])  # part 1 of 2 spins for part 0
     waiting.start()
-    team._call(0, images, logits, 0, 1, 0, 2)  # is never reached if the GIL is held there
+    team._run_plan(*parts[0])  # is never reached if the GIL is held there
     waiting.join()
     np.testing.assert_array_equal(logits, session.run(None, {"input": images})[0])
 
 
+def helpers():
+    """The threads that help sessions of this process."""
+    return {t for t in threading.enumerate() if t.name == "bitplane"}
+
+
+def wait_for(reached):
+    """Wait until `reached()` holds."""
+    end = time.monotonic() + LIMIT
+    while not reached():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
-def test_an_interrupted_call_ends_its_other_parts_and_the_next_call_is_right(shared, error):
+@pytest.mark.parametrize("failing", [0, 2])
+def test_an_interrupted_call_ends_its_other_parts_and_the_next_call_is_right(shared, error, failing):
     session, images, expected = shared
+    others = helpers()
     session.run(None, {"input": images})
     (team,) = session._idle
-    call = team._call
+    first, arguments = helpers() - others, team._arguments
+    assert len(first) == 2
 
-    def interrupted(arena, x, logits, begin, end, part=0, parts=1):
-        if part == 0:
+    def interrupted(arena, x, logits, begin, end, part=0, parts=1, count=0):
+        if part == failing:
             raise error
-        call(arena, x, logits, begin, end, part, parts)
+        return arguments(arena, x, logits, begin, end, part, parts, count)
 
-    team._call = interrupted
+    team._arguments = interrupted
     with pytest.raises(error):
         session.run(None, {"input": images})
     assert session._idle == []  # its memory is not used again
-    team._pool.shutdown()  # waits for the parts that had no one to meet at the barrier
+    wait_for(lambda: not first & helpers())  # nobody waits for what will not come
     np.testing.assert_array_equal(session.run(None, {"input": images})[0], expected)
 
 
-def test_a_thread_that_cannot_be_started_ends_the_call(shared):
+def test_a_thread_that_cannot_be_started_ends_the_call(shared, monkeypatch):
     session, images, expected = shared
-    (team,) = session._idle
-    with ThreadPoolExecutor(2) as pool:
+    others, start = helpers(), threading.Thread.start
+    started = []
 
-        class Exhausted:
-            submitted = 0
+    def exhausted(thread):
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
 
-            def submit(self, *arguments):
-                self.submitted += 1
-                if self.submitted == 2:
-                    raise RuntimeError("can't start new thread")
-                return pool.submit(*arguments)
-
-        team._pool = Exhausted()
-        team._process = os.getpid()
+    with monkeypatch.context() as m:
+        m.setattr(threading.Thread, "start", exhausted)
         with pytest.raises(RuntimeError, match="can't start"):
             session.run(None, {"input": images})
+    np.testing.assert_array_equal(session.run(None, {"input": images})[0], expected)
+    wait_for(lambda: len(helpers() - others) == 2)  # the one that was started has ended
+
+
+@pytest.mark.parametrize("spins", [True, False])
+def test_helpers_that_look_and_helpers_that_sleep_do_their_part(shared, graphs, monkeypatch, spins):
+    monkeypatch.setattr("bitplane.runtime.session.SHARED_IMAGE_WORK", 0)
+    builder = graphs.resnet(8, "Ternary", 2, 16, blocks=1)
+    session = InferenceSession(builder.model().SerializeToString(), SessionOptions(4, allow_spinning=spins))
+    _, images, expected = shared
+    batch = np.concatenate([images] * 5)
+    for pause in (0, 0.0001, 0.0005, 0.001, 0.01) * 20:  # around the moment at which they go to sleep
+        np.testing.assert_array_equal(session.run(None, {"input": images})[0], expected)
+        time.sleep(pause)
+        np.testing.assert_array_equal(session.run(None, {"input": batch})[0], np.concatenate([expected] * 5))
+        np.testing.assert_array_equal(session.run(None, {"input": batch[:2]})[0], np.concatenate([expected] * 2))
+
+
+def test_the_threads_of_a_session_end_with_it(shared):
+    session, images, expected = shared
+    others = helpers()
+    session.run(None, {"input": images})
+    assert len(helpers() - others) == 2
+    (team,) = session._idle
+    del team
+    session._idle.clear()
+    wait_for(lambda: not helpers() - others)
     np.testing.assert_array_equal(session.run(None, {"input": images})[0], expected)
 
 
@@ -100,7 +142,7 @@ def test_a_forked_process_starts_threads_of_its_own():
     code = """
 import os, sys
 import numpy as np
-from bitplane.runtime import InferenceSession
+from bitplane.runtime import InferenceSession, SessionOptions
 session, images = InferenceSession(sys.argv[1], threads=2), np.arange(4 * 3072, dtype=np.uint8).reshape(4, 3, 32, 32)
 expected = session.run(None, {"input": images})[0]
 child = os.fork()
