@@ -45,7 +45,7 @@ def measure_training(
         if device.type == "cuda":
             torch.cuda.synchronize()
 
-    def build(method: str, *, compiled: bool = False) -> tuple[Callable[[], None], Callable[[], None]]:
+    def build(method: str, *, compiled: bool = False, bfloat16: bool = False) -> tuple[Callable[[], None], Callable[[], None]]:
         weights = "float" if method == "plain" else METHODS[method].levels[-1]
         scale = "two-sided" if method == "ttq" else "channel"
         config = TrainConfig(
@@ -59,7 +59,9 @@ def measure_training(
 
         def compute() -> None:
             optimizer.zero_grad()
-            functional.cross_entropy(network(images), labels).backward()
+            with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+                logits = network(images)
+            functional.cross_entropy(logits.float(), labels).backward()
             wait()
 
         def step() -> None:
@@ -71,6 +73,7 @@ def measure_training(
 
     compute, plain = build("plain")
     parts = {"forward and backward": compute, "plain optimizer": plain} | {m: build(m)[1] for m in METHODS}
+    parts["forward and backward, bfloat16"] = build("plain", bfloat16=True)[0]
     if compiled:
         with contextlib.suppress(BackendCompilerFailed):
             parts["forward and backward, compiled"] = build("plain", compiled=True)[0]
