@@ -30,10 +30,10 @@ from bitplane.runtime.describe import describe
 from bitplane.runtime.errors import InputError
 from bitplane.runtime.kernels import fields as f
 from bitplane.runtime.kernels.shapes import LOOK_UPS, tiles_for
-from bitplane.runtime.kernels.target import CPUS, Cpu
+from bitplane.runtime.kernels.target import CPUS, MACHINE, Cpu
 from bitplane.runtime.packing import count_spans
 from bitplane.runtime.parse import parse
-from bitplane.runtime.plan import make_plan
+from bitplane.runtime.plan import Plan, make_plan
 
 BLOCK = 64
 """Bytes of 16 features."""
@@ -120,6 +120,11 @@ def model_cost(path_or_bytes: str | os.PathLike[str] | bytes, cpu: str = "avx2")
         for (name, kernel), row in zip(plan.steps, plan.table.tolist(), strict=True)
     ]
     return ModelCost(cpu, tuple(steps))
+
+
+def instructions(plan: Plan, cpu: Cpu = MACHINE) -> float:
+    """Modeled instructions of one image: of the processor that the plan was made for."""
+    return sum(_instructions(row, cpu) for row in plan.table.tolist())
 
 
 def _blocks(row: list[int]) -> int:

@@ -11,7 +11,7 @@ from bitplane.runtime import InferenceSession
 @pytest.mark.parametrize("classes", [1, 10, 16, 17, 64, 65, 200])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_any_number_of_classes_equals_onnxruntime(graphs, check, monkeypatch, stored, classes, threads):
-    monkeypatch.setattr("bitplane.runtime.session.SHARED_IMAGE_WORK", 0)
+    monkeypatch.setattr("bitplane.runtime.session.SHARED_STEP_WORK", 0)
     b = graphs.Builder(classes, 3, 6, 5)
     b.classifier(b.op("Relu", b.pixel_conv(37, 3)), classes, stored)
     session = check(b, count=1, threads=threads)

@@ -22,7 +22,7 @@ LIMIT = 60
 @pytest.fixture
 def shared(graphs, monkeypatch):
     """A session whose three threads divide every image, images, and their logits by a session of one thread."""
-    monkeypatch.setattr("bitplane.runtime.session.SHARED_IMAGE_WORK", 0)
+    monkeypatch.setattr("bitplane.runtime.session.SHARED_STEP_WORK", 0)
     builder = graphs.resnet(8, "Ternary", 2, 16, blocks=1)
     data, images = builder.model().SerializeToString(), builder.images(1)
     return InferenceSession(data, threads=3), images, InferenceSession(data).run(None, {"input": images})[0]
@@ -113,7 +113,7 @@ def test_a_thread_that_cannot_be_started_ends_the_call(shared, monkeypatch):
 
 @pytest.mark.parametrize("spins", [True, False])
 def test_helpers_that_look_and_helpers_that_sleep_do_their_part(shared, graphs, monkeypatch, spins):
-    monkeypatch.setattr("bitplane.runtime.session.SHARED_IMAGE_WORK", 0)
+    monkeypatch.setattr("bitplane.runtime.session.SHARED_STEP_WORK", 0)
     builder = graphs.resnet(8, "Ternary", 2, 16, blocks=1)
     session = InferenceSession(builder.model().SerializeToString(), SessionOptions(4, allow_spinning=spins))
     _, images, expected = shared

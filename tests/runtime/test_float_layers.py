@@ -86,7 +86,7 @@ def test_quantized_values_beside_the_codes_of_the_same_features(graphs, check):
 def test_several_threads_share_an_image_with_float_layers(graphs, monkeypatch):
     from bitplane.runtime import session
 
-    monkeypatch.setattr(session, "SHARED_IMAGE_WORK", 0)
+    monkeypatch.setattr(session, "SHARED_STEP_WORK", 0)
     b = graphs.Builder(6, 3, 24, 24)
     x = b.fake_quantize(b.op("Relu", b.float_conv(b.normalize(), 40, (3, 3), (1, 1), (1, 1, 1, 1))), 0, 15)
     b.classifier(b.float_conv(x, 33, (3, 3), (2, 2), (1, 1, 1, 1), stored="Ternary"))

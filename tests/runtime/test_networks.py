@@ -39,7 +39,7 @@ def test_results_do_not_depend_on_threads_or_batch(graphs, threads, count):
 
 @pytest.mark.parametrize("threads", [2, 3])
 def test_threads_that_share_one_image_give_the_same_bits(graphs, monkeypatch, threads):
-    monkeypatch.setattr("bitplane.runtime.session.SHARED_IMAGE_WORK", 0)
+    monkeypatch.setattr("bitplane.runtime.session.SHARED_STEP_WORK", 0)
     builder = graphs.resnet(7, "Quaternary", 2, 16, (16, 64), 1, "B", 7, pool=True)
     data = builder.model().SerializeToString()
     images = builder.images(1)
@@ -60,7 +60,7 @@ def test_calls_from_several_threads_do_not_disturb_each_other(graphs):
 
 
 def test_calls_that_share_an_image_among_threads_run_at_once_without_waiting_for_each_other(graphs, monkeypatch):
-    monkeypatch.setattr("bitplane.runtime.session.SHARED_IMAGE_WORK", 0)  # every image is divided, at barriers
+    monkeypatch.setattr("bitplane.runtime.session.SHARED_STEP_WORK", 0)  # every image is divided, at barriers
     builder = graphs.resnet(8, "Ternary", 2, 32, blocks=1)
     model = builder.model().SerializeToString()
     session, images = InferenceSession(model, threads=3), [builder.images(1) for _ in range(16)]

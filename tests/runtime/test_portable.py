@@ -38,7 +38,7 @@ def test_every_golden_file_has_a_digest():
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("name", DIGESTS)
 def test_logits_have_the_same_bits_on_every_processor_with_every_number_of_threads_in_every_batch(name, threads, monkeypatch):
-    monkeypatch.setattr("bitplane.runtime.session.SHARED_IMAGE_WORK", 0)  # so that threads share even a small image
+    monkeypatch.setattr("bitplane.runtime.session.SHARED_STEP_WORK", 0)  # so that threads share even a small image
     path = TESTS.parent / name
     session, pixels = InferenceSession(path, threads=threads), images(path)
     whole = session.run(None, {"input": pixels})[0]
