@@ -26,8 +26,9 @@ from bitplane.runtime.trace import read_codes, read_features
 SHARED_STEP_WORK = 300_000
 """Modeled instructions of an average step from which threads share an image; below, meeting after every step costs too much.
 
-Two threads against one on a Zen 5, with 0 here: ResNet-56 takes 1.4 times as long at 28,000 (binary, 1 bit), 1.1 times at 40,000
-and, by AVX2, at 179,000 (ternary, 2 bits), 0.9 times at 77,000 (8 bits); ResNet-18 at 224x224 0.5 to 0.65 times from 670,000 on.
+Two threads against one on a Zen 5, with 0 here: ResNet-56 takes 1.4 times as long at 28,000 (binary, 1 bit), 1.1 times at
+40,000 and, by AVX2, at 179,000 (ternary, 2 bits), 0.9 times at 77,000 (8 bits); ResNet-18 at 224x224 0.5 to 0.65 times from
+670,000 on.
 """
 
 
