@@ -3,14 +3,16 @@
 Codes of A bits are kept as A bit-planes, for popcounts, as bytes, for dot products, or four of them in a byte, for look-ups:
 all convolutions that read a tensor must take the same. The unit is one vector instruction of the machine's width; a tile's
 instructions for one word of its pixels, times words, planes, tiles in a row and rows, is the estimate. Measured (ResNet-20,
-ternary, one thread, interleaved medians):
+ternary, one thread, interleaved medians; Zen 5: ResNet-18's 3x3 layers of 256 channels, `bitplane bench --profile`):
 
 | machine | bits | by popcounts | by byte products | estimates, 64 channels |
 |---|---|---|---|---|
 | Zen 3, AVX2 | 2 | 0.34 ms | 0.38 ms | 43 : 50 |
 | | 4 | 0.76 ms | 0.38 ms | 87 : 50 |
 | | 8 | 1.43 ms | 0.38 ms | 173 : 50 |
-| Zen 4, VPOPCNTDQ and VNNI | 4 | 262 G multiply-adds/s | 235 G multiply-adds/s | 9 : 17 |
+| Zen 4, VPOPCNTDQ and VNNI | 4 | 262 G multiply-adds/s | 235 G multiply-adds/s | 9 : 13 |
+| Zen 5, the same | 4 | 486 G multiply-adds/s | 470 G multiply-adds/s | 9 : 13 |
+| | 8 | 246 G multiply-adds/s | 470 G multiply-adds/s | 18 : 13 |
 
 and of single layers on the Zen 3 (`runtime.layer.make_layer`, each product forced by another `plan.codes_cost`, as
 tests/runtime/test_layers.py does; least of 40 interleaved times, and in brackets thousands of estimated instructions):
