@@ -37,8 +37,9 @@ def broken(path: Path, how: str) -> Path:
         "not ONNX": b"hello\n",
         "empty": b"",
         "unknown operator": data.replace(b"TernaryConv", b"TernaryConw"),
-        "unknown version": data.replace(b"bitplane.format_version\x12\x011", b"bitplane.format_version\x12\x019"),
+        "unknown version": data.replace(b"bitplane.format_version\x12\x031.1", b"bitplane.format_version\x12\x039.1"),
     }[how]
+    assert data != MODEL.read_bytes()
     path.write_bytes(data)
     return path
 
