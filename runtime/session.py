@@ -40,7 +40,7 @@ class SessionOptions:
         intra_op_num_threads: threads of one `run`; 0 means one a processor.
         enable_profiling: time every step of every `run`, on one thread; `end_profiling` writes the trace.
         profile_file_prefix: start of the trace's file name.
-        allow_spinning: whether threads that helped look for the next call for half a millisecond before they sleep.
+        allow_spinning: whether threads that helped look for the next call for about a millisecond before they sleep.
     """
 
     intra_op_num_threads: int = 1

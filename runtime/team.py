@@ -23,7 +23,7 @@ from bitplane.runtime.machine_code import RunPlan
 from bitplane.runtime.plan import Plan
 
 LOOKS = 4000
-"""Times a helper looks at its mailbox before it sleeps, half of them with a yield between: about half a millisecond."""
+"""Times a helper looks at its mailbox before it sleeps, half of them with a yield between: 0.8 ms on a Zen 5 by itself."""
 
 
 class Helper:
@@ -42,6 +42,7 @@ class Helper:
         self._run_plan, self._mail, self._looks = run_plan, mail, looks
         self._announced = 0  # calls
         self._closed = False
+        self._process = os.getpid()
         self._news = threading.Condition()
         threading.Thread(target=self._serve, name="bitplane", daemon=True).start()
 
@@ -53,6 +54,8 @@ class Helper:
 
     def close(self) -> None:
         """End the thread, when it is done with what it does."""
+        if self._process != os.getpid():
+            return  # a forked process has the lock, maybe locked for good, but not the thread
         with self._news:
             self._closed = True
             self._news.notify()

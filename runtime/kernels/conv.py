@@ -6,7 +6,8 @@ the one before it; rows narrower than a tile use tiles of one pixel.
 
 A thread takes whole rows, and some groups of the rows it shares with its neighbors, so that all have the same work. It could
 take groups of all rows and read half of the weights, but two threads that write one pixel's codes pass its cache line to and
-fro: on a Zen 5, two threads then took 135 us for a ResNet-20 of ternary weights and 2 bits, 70 us with whole rows.
+fro: on a Zen 5, two threads (with `session.SHARED_STEP_WORK` at 0) then took 135 us at best for the ternary, 2-bit ResNet-20 of
+the examples, and 70 us with whole rows.
 
 Tiles and epilogues are called at one place in the whole program, in `_run_rows`: numba compiles a function again for each of
 its callers.
