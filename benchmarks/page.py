@@ -10,7 +10,7 @@ from jinja2 import Environment
 from bitplane.benchmarks import statistics
 from bitplane.benchmarks.front import united
 from bitplane.benchmarks.picture import has_picture
-from bitplane.benchmarks.report import FRONT, UNITED, cells, conditions, group_front, heads, where
+from bitplane.benchmarks.report import FRONT, cells, conditions, group_front, heads, together, where
 from bitplane.benchmarks.results import Group, Row, Study
 
 TEMPLATE = """<!doctype html>
@@ -65,7 +65,7 @@ document.querySelectorAll("th").forEach(th => th.addEventListener("click", () =>
 
 def html(study: Study) -> str:
     """The page's text."""
-    shown = [(g, UNITED, ["network", *FRONT], group_front(g)) for g in united(study)]
+    shown = [(g, together(g), ["network", *FRONT], group_front(g)) for g in united(study)]
     shown += [(g, where(g), heads(g), g.rows) for g in study.groups]
     plots = [_scatter(g) if has_picture(g) else _bars(g) for g, *_ in shown]
     script, parts = components(plots) if plots else ("", ())

@@ -92,15 +92,23 @@ def markdown(study: Study, pictures: Mapping[str, str] | None = None) -> str:
     pictures = pictures or {}
     lines = [f"# {study.title}", "", *([study.about, ""] if study.about else []), *LEGEND, ""]
     for g in united(study):
-        lines += [f"## {g.name}", "", UNITED, "", *_picture(g, pictures), *_table(g, group_front(g), ["network", *FRONT]), ""]
+        lines += [f"## {g.name}", "", together(g), "", *_picture(g, pictures)]
+        lines += [*_table(g, group_front(g), ["network", *FRONT]), ""]
     for g in study.groups:
         lines += [f"## {g.name}", "", where(g), "", conditions(g.conditions), "", *_picture(g, pictures)]
         lines += [*_table(g, g.rows, heads(g)), "", *_settings(g), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
-UNITED = "The groups below together, each of them measured by itself; the table is the front, whatever the engine."
 FRONT = ["engine", "ms", "top-1", "file"]
+
+
+def together(g: Group) -> str:
+    """What a group of `front.united` holds, in a sentence: groups of another machine are not in it."""
+    return (
+        f"The groups below that were measured on {g.machine.cpu}, each of them by itself; the table is the front, whatever the"
+        " engine."
+    )
 
 
 def _picture(g: Group, pictures: Mapping[str, str]) -> list[str]:
