@@ -7,6 +7,11 @@ import torch
 from torch import Tensor, nn
 
 
+def _fresh(result: Tensor) -> Tensor:
+    # torch.compile of torch 2.11 gives an output that an in-place operation has made no gradient, without a word.
+    return result.detach()
+
+
 class _RoundClamp(torch.autograd.Function):
     """clamp(round(x / step), 0, top) * step with LSQ's gradients (Esser et al., ICLR 2020, eq. 2-5).
 
@@ -19,7 +24,7 @@ class _RoundClamp(torch.autograd.Function):
         value = (x / width).round_().clamp_(0, top).mul_(width)
         ctx.save_for_backward(x, value, width)
         ctx.top, ctx.grad_scale = top, grad_scale
-        return value
+        return _fresh(value)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
@@ -65,7 +70,7 @@ class _Sign(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        return (x >= 0).to(x.dtype).mul_(2).sub_(1)
+        return _fresh((x >= 0).to(x.dtype).mul_(2).sub_(1))
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:

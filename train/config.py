@@ -215,6 +215,7 @@ class TrainConfig:
         seed: of initialization, order, augmentation and random quantizers.
         mixed_precision: of the forward pass; weights, latents and statistics stay float32.
         eval_every: epochs between two tests; the last epoch is always tested.
+        save_every: epochs between two checkpoints; the last epoch always has one.
         keep: checkpoints kept for resuming.
         tracker: where losses and accuracies also go, by Accelerate: "none", tensorboard, wandb and so on.
     """
@@ -229,12 +230,22 @@ class TrainConfig:
     seed: int = 0
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     eval_every: int = 1
+    save_every: int = 1
     keep: int = 2
     tracker: str = "none"
 
     def __post_init__(self) -> None:
         many = (1, math.inf)
-        check_fields(self, epochs=many, batch_size=many, accumulate=many, seed=(0, 2**32 - 1), eval_every=many, keep=many)
+        check_fields(
+            self,
+            epochs=many,
+            batch_size=many,
+            accumulate=many,
+            seed=(0, 2**32 - 1),
+            eval_every=many,
+            save_every=many,
+            keep=many,
+        )
 
 
 def flat(config: TrainConfig) -> dict[str, Any]:

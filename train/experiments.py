@@ -42,6 +42,7 @@ from bitplane.train.data.dataset import Dataset
 from bitplane.train.errors import BitplaneError, CheckpointError, ConfigError
 
 VARIANT = "variant"  # an axis that is no option: its names are given a meaning by overrides
+WITHOUT_EFFECT = {"eval_every", "save_every", "keep", "tracker"}  # options that a run may have otherwise: weights are the same
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ def _prepare(p: Planned, data: Dataset) -> bool:
     sample = data.train.images
     wanted = flat(with_data(p.config, len(data.classes), sample.shape[1], data.zero_point, data.pixel_scale))
     for key, value in flat(read_config(p.folder)).items():
-        if wanted[key] != value:
+        if wanted[key] != value and key not in WITHOUT_EFFECT:
             raise CheckpointError(
                 f"{p.folder}: was trained with {key} {value}, the description now asks for {wanted[key]}; remove the folder or"
                 " choose another output"

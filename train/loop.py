@@ -1,8 +1,8 @@
 """The training loop: one function that reads from top to bottom.
 
 State between steps: the model's parameters are the rule's gradient point, the latent weights (where kept) are in the
-optimizer. An epoch ends with a line in RUN/log.jsonl and a checkpoint, every `eval_every`th with a test at the projected
-weights; the run ends with RUN/final.
+optimizer. An epoch ends with a line in RUN/log.jsonl, every `save_every`th with a checkpoint, every `eval_every`th with a
+test at the projected weights; the run ends with RUN/final.
 
 Everything random follows from the seed and the number of the epoch or step, so that a run that was killed and resumed from
 its newest checkpoint ends with the weights it would have had, bit for bit on a CPU.
@@ -12,7 +12,7 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -43,6 +43,7 @@ from bitplane.train.data.augment import BatchLoader
 from bitplane.train.distributed import synchronize_batch_norm
 from bitplane.train.errors import CheckpointError, ConfigError, TrainingError
 from bitplane.train.flat import Target
+from bitplane.train.graphs import GraphedPass
 from bitplane.train.losses import Loss
 from bitplane.train.methods import METHODS, Point, method_of, scale_fit
 from bitplane.train.models import ResNet, build_model
@@ -89,6 +90,7 @@ def train(
     accelerator = _accelerator(config, run)
     world, device = accelerator.num_processes, accelerator.device
 
+    torch.backends.cudnn.benchmark = device.type == "cuda"  # batches are of one shape
     torch.manual_seed(config.seed)
     model = build_model(config.model)
     if init is not None and not resume:
@@ -99,7 +101,7 @@ def train(
         synchronize_batch_norm(model, device)
     model = model.to(memory_format=torch.channels_last).to(device)  # pyright: ignore[reportCallIssue]
     loader = BatchLoader(data, config.batch_size, device, config.seed, accelerator.process_index, world, config.accumulate)
-    loss_of = Loss(config.recipe, _teacher(config, device))
+    loss_of = Loss(config.recipe, _teacher(config, accelerator))
     total = config.epochs * len(loader)
     stages = _bit_stages(config, total)
     state = Progress(processes=world, bits=stages[0][1])
@@ -114,6 +116,16 @@ def train(
         else:
             write_config(run, config)
     wrapped, stepper = accelerator.prepare(model, optimizer)
+
+    def compute(images: Tensor, labels: Tensor) -> Tensor:
+        # Gradients of a slice of a batch; returns its loss and share of correct images.
+        logits = wrapped(images)
+        loss = loss_of(logits, images, labels)
+        stepper.zero_grad()
+        accelerator.backward(loss)
+        return torch.stack([loss.detach(), (logits.detach().argmax(1) == labels).float().mean()])
+
+    graphed = _graphed(compute, model, accelerator, config)
     if config.tracker != "none":
         accelerator.init_trackers(
             "training", {k: v if isinstance(v, int | float | str) else str(v) for k, v in flat(config).items()}
@@ -123,8 +135,7 @@ def train(
     for epoch in range(state.epoch, config.epochs):
         started = time.perf_counter()
         wrapped.train()
-        sums = torch.zeros(2, device=device)  # loss, correct
-        first_bad = torch.full((1,), math.inf, device=device)
+        seen = torch.zeros(len(loader) * config.accumulate, 2, device=device)  # loss, correct
         show = progress and accelerator.is_local_main_process
         bar = tqdm(total=len(loader), desc=f"epoch {epoch + 1}/{config.epochs}", leave=False, disable=None if show else True)
         for i, (images, labels) in enumerate(loader.epoch(epoch)):
@@ -132,25 +143,23 @@ def train(
             if i % config.accumulate == 0:
                 if state.bits != (bits := next(b for until, b in stages if step < until)):
                     state.bits = bits
+                    if graphed is not None:
+                        graphed.forget()
                     start_steps(model, images if world == config.accumulate == 1 else _batch(loader, epoch, step), bits)
                 lr = warmup_cosine(step, total, config.optimizer.lr, warmup)
                 for group in optimizer.param_groups:
                     group["lr"] = lr
             with accelerator.accumulate(wrapped):
-                logits = wrapped(images)
-                loss = loss_of(logits, images, labels)
-                stepper.zero_grad()
-                accelerator.backward(loss)
+                seen[i] = (graphed or compute)(images, labels)
                 stepper.step()
-            with torch.no_grad():
-                sums += torch.stack([loss.detach(), (logits.argmax(1) == labels).float().mean()])
-                first_bad = torch.where(torch.isfinite(loss.detach()), first_bad, first_bad.clamp(max=step))
             if (i + 1) % config.accumulate == 0:
                 bar.update()
                 if (step + 1) % CHECK_EVERY == 0 or step + 1 == (epoch + 1) * len(loader):
-                    _stop_if_not_finite(accelerator.gather(first_bad), run, len(loader))  # type: ignore[arg-type]
+                    first = torch.where(seen[: i + 1, 0].isfinite(), math.inf, torch.arange(i + 1.0, device=device)).min()
+                    step_of = epoch * len(loader) + first[None] // config.accumulate
+                    _stop_if_not_finite(accelerator.gather(step_of), run, len(loader))  # type: ignore[arg-type]
         bar.close()
-        mean: Tensor = accelerator.reduce(sums, "mean") / (len(loader) * config.accumulate)  # type: ignore[assignment,operator]
+        mean: Tensor = accelerator.reduce(seen.mean(0), "mean")  # type: ignore[assignment]
         entry = {"epoch": epoch + 1, "train_loss": mean[0].item(), "train_top1": mean[1].item()}
         last = epoch + 1 == config.epochs
         state.epoch, state.step, state.average_weight = epoch + 1, optimizer.step_count, optimizer.average_weight
@@ -169,7 +178,9 @@ def train(
             with (run / "log.jsonl").open("a") as log:
                 log.write(json.dumps(entry) + "\n")
             tqdm.write(f"epoch {epoch + 1:3d}  " + "  ".join(f"{k} {v:.4f}" for k, v in entry.items() if k != "epoch"))
-            save_checkpoint(run, epoch + 1, model.state_dict(), optimizer_tensors(model, optimizer), asdict(state), config.keep)
+            if last or (epoch + 1) % config.save_every == 0:
+                tensors = optimizer_tensors(model, optimizer)
+                save_checkpoint(run, epoch + 1, model.state_dict(), tensors, asdict(state), config.keep)
         accelerator.wait_for_everyone()
     if config.tracker != "none":
         accelerator.end_training()
@@ -181,11 +192,12 @@ def evaluate(model: nn.Module, split: Split, device: torch.device, batch_size: i
     """Mean cross-entropy and top-1 accuracy of `model` on `split`, in float32."""
     model.eval()
     loss, correct = torch.zeros((), dtype=torch.float64, device=device), torch.zeros((), dtype=torch.int64, device=device)
-    for images, labels in zip(split.images.split(batch_size), split.labels.split(batch_size), strict=True):
-        logits = model(images.to(device, memory_format=torch.channels_last)).float()
-        y = labels.to(device)
-        loss += functional.cross_entropy(logits, y, reduction="sum")
-        correct += (logits.argmax(1) == y).sum()
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        for images, labels in zip(split.images.split(batch_size), split.labels.split(batch_size), strict=True):
+            logits = model(images.to(device, memory_format=torch.channels_last)).float()
+            y = labels.to(device)
+            loss += functional.cross_entropy(logits, y, reduction="sum")
+            correct += (logits.argmax(1) == y).sum()
     return {"test_loss": loss.item() / len(split.labels), "test_top1": correct.item() / len(split.labels)}
 
 
@@ -217,10 +229,11 @@ def make_optimizer(model: ResNet, config: TrainConfig, total: int) -> ProxOptimi
     rest = [p for p in model.parameters() if p.dim() <= 1] + [t.scale for t in targets if t.learned]
     groups = [{"params": decay, "weight_decay": o.weight_decay}, {"params": rest, "weight_decay": 0.0}]
     base: torch.optim.Optimizer
+    fused = decay[0].device.type == "cuda"  # one launch instead of a handful
     if o.base == "sgd":
-        base = torch.optim.SGD(groups, lr=o.lr, momentum=o.momentum, nesterov=o.momentum > 0)
+        base = torch.optim.SGD(groups, lr=o.lr, momentum=o.momentum, nesterov=o.momentum > 0, fused=fused)
     else:
-        base = torch.optim.Adam(groups, lr=o.lr)
+        base = torch.optim.Adam(groups, lr=o.lr, fused=fused)
     first = method.first if o.rho_0 is None else o.rho_0
     hard_from = max(1, round(o.soft * total))
     schedule = Sharpness(method.growth, first, method.last, total / max(o.growth, 1e-9), hard_from)
@@ -261,14 +274,23 @@ def _accelerator(config: TrainConfig, run: Path) -> Accelerator:
     )
 
 
-def _teacher(config: TrainConfig, device: torch.device) -> ResNet | None:
+def _graphed(
+    compute: Callable[[Tensor, Tensor], Tensor], model: ResNet, accelerator: Accelerator, config: TrainConfig
+) -> GraphedPass | None:
+    # A graph holds neither communication between processes, nor sums of gradients, nor float16's checks of them.
+    alone = accelerator.num_processes == config.accumulate == 1 and config.mixed_precision != "fp16"
+    return GraphedPass(compute, model) if accelerator.device.type == "cuda" and alone else None
+
+
+def _teacher(config: TrainConfig, accelerator: Accelerator) -> nn.Module | None:
     if not config.recipe.teacher:
         return None
     model, _, _ = load_final(Path(config.recipe.teacher))
     classes = model.config.classes
     if classes != config.model.classes:
         raise ConfigError(f"`teacher` (={config.recipe.teacher}) knows {classes} classes, the data have {config.model.classes}")
-    return model.requires_grad_(False).to(memory_format=torch.channels_last).to(device)  # pyright: ignore[reportCallIssue]
+    model = model.requires_grad_(False).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return accelerator.prepare_model(model, evaluation_mode=True)
 
 
 def _bit_stages(config: TrainConfig, total: int) -> list[tuple[float, int]]:

@@ -75,7 +75,8 @@ class ProxOptimizer(torch.optim.Optimizer):
         for t in self.targets:
             by_levels.setdefault(t.levels.name, []).append(t)
         averaged = average_from is not None
-        self.groups = [FlatWeights(g, clamp if method.clamped else math.inf, averaged) for g in by_levels.values()]
+        with torch.no_grad():
+            self.groups = [FlatWeights(g, clamp if method.clamped else math.inf, averaged) for g in by_levels.values()]
         # Not in the base's state: Adam takes a non-empty state for one that it has filled itself.
         self.latent: dict[Tensor, Tensor] = {}
         with torch.no_grad():

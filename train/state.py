@@ -76,7 +76,7 @@ def restore(model: ResNet, optimizer: ProxOptimizer, folder: Path, processes: in
         if field in ("latent", "average"):
             (optimizer.latent if field == "latent" else average)[p].copy_(value)
         else:
-            optimizer.state[p][field] = value.to(p.device)
+            optimizer.state[p][field] = torch.empty_like(p).copy_(value) if value.shape == p.shape else value.to(p.device)
     optimizer.step_count, optimizer.average_weight = progress.step, progress.average_weight
     optimizer.refresh()
     return progress

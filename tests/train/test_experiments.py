@@ -161,6 +161,8 @@ def test_a_run_by_another_description_is_refused(description, tmp_path):
     changed = e.plan(e.read_experiment(description), output, {"epochs": 1, "lr": 0.3})
     (failure,) = e.run_missing(changed[:1], lambda _: data, progress=False)
     assert "was trained with lr 0.1, the description now asks for 0.3" in failure
+    same = e.plan(e.read_experiment(description), output, {"epochs": 1, "save_every": 7, "keep": 1, "eval_every": 3})
+    assert e._prepare(same[0], data)
 
 
 def test_a_start_that_is_not_finished_is_named(description, tmp_path):

@@ -111,6 +111,12 @@ def test_a_network_captured_by_torch_dynamo_trains_to_the_same_weights(config, t
     assert all(torch.equal(plain[k], captured[k]) for k in plain)
 
 
+def test_checkpoints_are_saved_as_often_as_asked_for_and_at_the_end(config, tmp_path):
+    train(replace(config, save_every=2, keep=5), tmp_path / "run", progress=False)
+    assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["epoch-0002", "epoch-0003"]
+    assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 3
+
+
 def test_accumulated_parts_take_as_many_steps(config, tmp_path):
     train(replace(config, accumulate=2), tmp_path / "run", progress=False)
     assert read_json(tmp_path / "run" / "checkpoints" / "epoch-0003" / "state.json")["step"] == 12

@@ -6,11 +6,13 @@ from typing import get_args
 import pytest
 import torch
 
-from bitplane.train.config import MethodName, ModelConfig, OptimizerConfig
+from bitplane.train.config import MethodName, ModelConfig, OptimizerConfig, from_flat
 from bitplane.train.errors import ConfigError
 from bitplane.train.flat import Target
 from bitplane.train.levels import LEVEL_SETS
+from bitplane.train.loop import make_optimizer
 from bitplane.train.methods import METHODS, Method, Point, method_of
+from bitplane.train.models import build_model
 from bitplane.train.quantizers import nearest_scale, piecewise_linear, projector
 from bitplane.train.quantizers.scale import mean_above, ternary_threshold
 from bitplane.train.rules import ProxOptimizer
@@ -237,6 +239,18 @@ def test_channels_last_parameters_keep_their_values():
             o.step()
         out.append(p.detach().contiguous())
     torch.testing.assert_close(*out)
+
+
+@pytest.mark.parametrize("method", ["pc", "rpc", "ttq"])
+def test_an_optimizer_keeps_no_graph_of_its_parameters(method):
+    # It would keep their gradient accumulators, which CUDA graphs then find on the wrong stream.
+    config = from_flat({"method": method, "scale": "two-sided" if method == "ttq" else "channel"})
+    model = build_model(config.model)
+    optimizer = make_optimizer(model, config, 100)
+    model(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).sum().backward()
+    optimizer.step()
+    kept = [t for g in optimizer.groups for t in (g.latent, g.scale, g.decision, *g.latents)] + list(model.buffers())
+    assert not any(t.requires_grad for t in kept)
 
 
 def test_the_table_of_methods_is_the_one_that_the_command_line_offers():

@@ -9,6 +9,8 @@ from torch.nn import functional
 from bitplane.train.data.dataset import Dataset
 from bitplane.train.errors import ConfigError
 
+AT_ONCE = 16  # slices of batches that are made in one go: a device is told what to do as rarely as that
+
 
 class BatchLoader:
     """Epochs of augmented training batches; the same seed and epoch give the same batches on any device.
@@ -62,15 +64,18 @@ class BatchLoader:
         order = torch.randperm(len(self.labels), generator=generator)
         dy, dx = torch.randint(0, 2 * self.data.crop + 1, (2, len(order)), generator=generator)
         flip = torch.rand(len(order), generator=generator) < (0.5 if self.data.flip else 0.0)
-        order, dy, dx, flip = (t.to(self.labels.device) for t in (order, dy, dx, flip))
-        for step in range(len(self)):
-            batch = slice(step * self.batch_size, (step + 1) * self.batch_size)
-            picked = [t[batch] for t in (order, dy, dx, flip)]
-            if whole:
-                yield self._gather(*picked)
-                continue
-            for part in range(self.parts):
-                yield self._gather(*(t[part * self.world + self.rank :: self.world * self.parts] for t in picked))
+        parts, world, rank = (1, 1, 0) if whole else (self.parts, self.world, self.rank)
+        # [steps * parts, B] each: a batch is dealt out to its slices like cards.
+        slices = [
+            t.to(self.labels.device)[: len(self) * self.batch_size]
+            .view(len(self), -1, parts, world)[..., rank]
+            .transpose(1, 2)
+            .reshape(len(self) * parts, -1)
+            for t in (order, dy, dx, flip)
+        ]
+        for some in zip(*(t.split(AT_ONCE) for t in slices), strict=True):
+            images, labels = self._gather(*(t.flatten() for t in some))
+            yield from zip(images.split(some[0].shape[1]), labels.split(some[0].shape[1]), strict=True)
 
     def _gather(self, index: Tensor, dy: Tensor, dx: Tensor, flip: Tensor) -> tuple[Tensor, Tensor]:
         height, width = self.data.train.images.shape[-2:]
