@@ -24,6 +24,18 @@ tests/runtime/test_layers.py does; least of 40 interleaved times, and in bracket
 | ternary, 256 channels at 14x14 | 2 | 717 us (8,692) | 797 us (9,935) | 468 us (6,296) |
 | ternary, 64 channels at 8x8 | 2 | 19.2 us (177) | 20.0 us (203) | 12.3 us (124) |
 | ternary, 16 channels at 32x32 | 2 | 20.9 us (184) | 26.2 us (221) | 30.8 us (290) |
+
+and on the Zen 5, 4-bit codes in and out (median of 15 interleaved times; estimates with their paces, in thousands):
+
+| layer | by popcounts | by byte products |
+|---|---|---|
+| binary, 64 channels at 56x56 | 203 us (1,722) | 247 us (2,210) |
+| binary, 256 channels at 14x14 | 177 us (1,806) | 228 us (2,357) |
+| ternary, 64 channels at 56x56 | 232 us (2,110) | 245 us (2,210) |
+| ternary, 256 channels at 14x14 | 213 us (2,151) | 225 us (2,357) |
+| ternary, 16 channels at 32x32 | 6.9 us (48) | 7.3 us (54) |
+| ternary, 64 channels at 8x8 | 4.8 us (43) | 5.1 us (45) |
+| quaternary, 256 channels at 14x14 | 381 us (3,935) | 225 us (2,357) |
 """
 
 from dataclasses import dataclass
@@ -56,10 +68,16 @@ LOOK_UP_SUM = 60
 LOOK_UP_PACE = 0.8
 """Time of an instruction of a look-up tile, where one of a popcount tile is 1: measured on Zen 3, see the table."""
 
+TERNARY_PACE, DOT_PACE = 1.15, 0.87
+"""The same of ternary popcount tiles and of byte products, with VPOPCNTDQ and VNNI: measured on Zen 5, see the last table."""
+
+STORE = 2
+"""Instructions that store 16 codes of 4 or 8 bits: in each of their planes, or as bytes."""
+
 
 @dataclass(frozen=True)
 class Estimate:
-    """Vector instructions of one image's convolution.
+    """Vector instructions of one image's convolution, and of storing the 4 or 8-bit codes it reads.
 
     Attributes:
         popcount: by popcounts; None where it cannot.
@@ -87,7 +105,7 @@ def codes_cost(conv: Conv, layout: CodesLayout, bits: int, height: int, width: i
     rows = pad_channels(o)
     if layout.code_bits == BYTES:
         _, work = cheapest_tile("dot16" if is_narrow(cpu) else "dot", 32, rows, width, 0, cpu=cpu)
-        return work * height * kh * kw * (layout.pixel // 4)
+        return (DOT_PACE if cpu.popcount else 1) * work * height * kh * kw * (layout.pixel // 4)
     quaternary = conv.op == fmt.QUATERNARY_CONV
     words = kw * layout.words
     rows, block = (2 * rows, 2 * BLOCK) if quaternary else (rows, BLOCK)
@@ -99,7 +117,19 @@ def codes_cost(conv: Conv, layout: CodesLayout, bits: int, height: int, width: i
         return LOOK_UP_PACE * height * (work * kh * words + (LOOK_UP_SPAN * spans + LOOK_UP_SUM) * vectors)
     taps = kh if kh == kw == words and conv.strides[1] == 1 else 0
     _, work = cheapest_tile(KINDS[conv.op], layout.bits, rows, width, taps, block, cpu)
-    return work * height * kh * words * layout.planes
+    pace = TERNARY_PACE if cpu.popcount and KINDS[conv.op] == "ternary" else 1
+    return pace * work * height * kh * words * layout.planes
+
+
+def store_cost(layout: CodesLayout, channels: int) -> float:
+    """Estimated vector instructions of storing a tensor of codes in a layout, where they leave a float epilogue.
+
+    Args:
+        layout: bytes, fours, or planes; 1 and 2-bit codes may leave as compare masks, whatever the layout: nothing is counted.
+        channels: of the tensor.
+    """
+    planes = layout.planes if layout.planes > 2 else 1 if layout.code_bits == BYTES else 0
+    return STORE * planes * layout.height * layout.width * pad_channels(channels) / 16
 
 
 def cheapest_tile(

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitplane.runtime.arena import BYTES, FOURS, Arena, CodesLayout, Constants, FeaturesLayout, round_up
-from bitplane.runtime.cost import Estimate, cheapest_tile, codes_cost
+from bitplane.runtime.cost import Estimate, cheapest_tile, codes_cost, store_cost
 from bitplane.runtime.errors import ModelError
 from bitplane.runtime.kernels import fields as f
 from bitplane.runtime.kernels.shapes import SCRATCH_BYTES, is_narrow, tiles_for
@@ -189,7 +189,8 @@ class _Planner:
         for n in readers:
             size = self.model.tensors[n.output].shape[1:]
             for product, layout in layouts.items():
-                costs[product].append(codes_cost(n, layout, tensor.bits, *size, self.cpu))
+                stored = store_cost(layout, channels) / len(readers)  # once, for all of them
+                costs[product].append(codes_cost(n, layout, tensor.bits, *size, self.cpu) + stored)
             self.estimates[n.name] = Estimate(**{product: found[-1] for product, found in costs.items()})
         return layouts[min(layouts, key=lambda product: sum(costs[product]))]
 

@@ -23,6 +23,7 @@ from bitplane.runtime.kernels import fields as f
 from bitplane.runtime.kernels import intrinsics as v
 from bitplane.runtime.kernels.intrinsics import F32, F32X16, I16, I32, I32X16, I64, i64, intrinsic
 from bitplane.runtime.kernels.options import INNER
+from bitplane.runtime.kernels.target import HAS_AVX512
 
 BLOCK = 64
 """Bytes of 16 accumulators or features."""
@@ -64,10 +65,24 @@ def _emit_quantize(
         if kind == f.QUANT_BYTES:
             v.store(b, b.trunc(code, ir.VectorType(v.I8, 16)), out, 1)
             return
-        with cgutils.for_range(b, planes, intp=I64) as bit:
-            shifted = b.lshr(code, v.splat(b, b.trunc(bit.index, I32), I32X16))
-            mask = b.trunc(shifted, ir.VectorType(v.I1, 16))
-            v.store(b, b.bitcast(mask, I16), b.add(out, b.mul(plane, bit.index)), 1)
+        _emit_planes(b, code, planes, out, plane)
+
+
+def _emit_planes(b: Any, code: Any, planes: Any, out: Any, plane: Any) -> None:
+    """Store 16 codes of 4 bits or more, one plane after the other."""
+    small = code if HAS_AVX512 else b.trunc(code, ir.VectorType(v.I8, 16))  # compare masks of lanes, or sign bits of bytes
+    zero = ir.Constant(small.type, None)
+    for bit in range(4):
+        if HAS_AVX512:
+            mask = b.icmp_signed("!=", b.and_(small, v.constant(small.type, 1 << bit)), zero)
+        else:
+            mask = b.icmp_signed("<", b.shl(small, v.constant(small.type, 7 - bit)), zero)
+        v.store(b, b.bitcast(mask, I16), out, 1)
+        out = b.add(out, plane)
+    with cgutils.for_range(b, b.sub(planes, i64(4)), intp=I64) as bit:
+        shifted = b.lshr(code, v.splat(b, b.trunc(b.add(bit.index, i64(4)), I32), I32X16))
+        mask = b.trunc(shifted, ir.VectorType(v.I1, 16))
+        v.store(b, b.bitcast(mask, I16), b.add(out, b.mul(plane, bit.index)), 1)
 
 
 @dataclass(frozen=True)

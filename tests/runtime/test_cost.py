@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from bitplane.runtime import InferenceSession, cost
-from bitplane.runtime.arena import FOURS, CodesLayout
+from bitplane.runtime.arena import BYTES, FOURS, CodesLayout
 from bitplane.runtime.kernels.shapes import Tile, is_narrow
 from bitplane.runtime.kernels.target import CPUS, MACHINE
 from bitplane.runtime.model import Conv
@@ -46,6 +46,23 @@ def test_bytes_cost_the_same_whatever_the_bits():
     in_bytes = CodesLayout(512, 8, 8, 1, 1, 8)
     costs = {cost.codes_cost(conv(op, 64, 64), in_bytes, 8, 8, 8) for op in ("BinaryConv", "TernaryConv", "QuaternaryConv")}
     assert len(costs) == 1
+
+
+def test_codes_of_many_bits_are_dearer_to_store_in_planes_than_as_bytes():
+    planes = [cost.store_cost(CodesLayout(32, 8, 8, bits, 1, 32), 32) for bits in (1, 2, 4, 8)]
+    assert planes == [0, 0, 4 * 2 * 64 * 2, 8 * 2 * 64 * 2]
+    assert cost.store_cost(CodesLayout(8 * 32, 8, 8, 1, 1, 8, BYTES), 32) == 2 * 64 * 2
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize(
+    ("kind", "least"), [("BinaryConv", "popcount"), ("TernaryConv", "popcount"), ("QuaternaryConv", "dot")]
+)
+def test_wide_layers_of_4_bits_take_what_was_measured_to_be_faster_with_vpopcntdq(kind, least, bits):
+    cpu, layer = CPUS["avx512-vpopcntdq"], conv(kind, 256, 256)
+    popcount = cost.codes_cost(layer, CodesLayout(256, 14, 14, bits, 1, 64), bits, 14, 14, cpu)
+    dot = cost.codes_cost(layer, CodesLayout(8 * 256, 14, 14, 1, 1, 8, BYTES), bits, 14, 14, cpu)
+    assert (popcount < dot) == (least == "popcount" and bits == 4)
 
 
 @pytest.mark.parametrize("kind", ["BinaryConv", "TernaryConv", "QuaternaryConv"])

@@ -107,6 +107,7 @@ def prefer(monkeypatch):
             return 0.0 if layout.code_bits == PRODUCTS[product] else 1.0
 
         monkeypatch.setattr(plan, "codes_cost", cost)
+        monkeypatch.setattr(plan, "store_cost", lambda *_args: 0.0)
 
     return install
 
