@@ -9,11 +9,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch._dynamo.exc import BackendCompilerFailed
 from torch.nn import functional
 
 from bitplane.benchmarks.measure import interleaved
 from bitplane.train.config import ModelConfig, OptimizerConfig, TrainConfig
+from bitplane.train.graphs import GraphedPass
 from bitplane.train.loop import make_optimizer
 from bitplane.train.methods import METHODS
 from bitplane.train.models import build_model
@@ -45,7 +47,9 @@ def measure_training(
         if device.type == "cuda":
             torch.cuda.synchronize()
 
-    def build(method: str, *, compiled: bool = False, bfloat16: bool = False) -> tuple[Callable[[], None], Callable[[], None]]:
+    def build(
+        method: str, *, compiled: bool = False, bfloat16: bool = False, graphed: bool = False
+    ) -> tuple[Callable[[], None], Callable[[], None]]:
         weights = "float" if method == "plain" else METHODS[method].levels[-1]
         scale = "two-sided" if method == "ttq" else "channel"
         config = TrainConfig(
@@ -57,11 +61,18 @@ def measure_training(
         if compiled:
             network.compile()
 
-        def compute() -> None:
+        def gradients(images: Tensor, labels: Tensor) -> Tensor:
             optimizer.zero_grad()
             with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
                 logits = network(images)
-            functional.cross_entropy(logits.float(), labels).backward()
+            loss = functional.cross_entropy(logits.float(), labels)
+            loss.backward()
+            return loss.detach()
+
+        run = GraphedPass(gradients, network) if graphed else gradients
+
+        def compute() -> None:
+            run(images, labels)
             wait()
 
         def step() -> None:
@@ -74,6 +85,8 @@ def measure_training(
     compute, plain = build("plain")
     parts = {"forward and backward": compute, "plain optimizer": plain} | {m: build(m)[1] for m in METHODS}
     parts["forward and backward, bfloat16"] = build("plain", bfloat16=True)[0]
+    if device.type == "cuda":
+        parts["forward and backward, bfloat16, as a CUDA graph"] = build("plain", bfloat16=True, graphed=True)[0]
     if compiled:
         with contextlib.suppress(BackendCompilerFailed):
             parts["forward and backward, compiled"] = build("plain", compiled=True)[0]
