@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from bitplane.runtime import plan, session
+from bitplane.runtime import places, session
 from bitplane.runtime.arena import Arena, Constants, round_up
 
 PAGE, PROT_NONE = mmap.PAGESIZE, 0
@@ -152,7 +152,7 @@ def install(mode: Mode) -> None:
 
     session.Team.run = run_guarded
     if mode == "poison":
-        plan.Arena = PoisonedArena
+        places.Arena = PoisonedArena
         return
     GuardedArena.before = GuardedConstants.before = before
-    plan.Arena, plan.Constants = GuardedArena, GuardedConstants
+    places.Arena, places.Constants = GuardedArena, GuardedConstants

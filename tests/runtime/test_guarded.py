@@ -32,15 +32,15 @@ SABOTAGE = """
 import sys
 sys.path.insert(0, {here!r})
 import guarded, graphs
-from bitplane.runtime import InferenceSession, plan
+from bitplane.runtime import InferenceSession, places
 guarded.install({mode!r})
 {change}
 builder = graphs.resnet(1, "Ternary", 2, 32, (16, 64), 1)
 InferenceSession(builder.model().SerializeToString()).run(None, {{"input": builder.images(1)}})
 """
-SCRATCH = "plan._Planner._scratch_bytes = lambda self: 64"
-SHORT = "plan.CodesLayout.size = property(lambda self: self.planes * self.plane - 256)"
-EARLY = "at = plan.CodesLayout.at; plan.CodesLayout.at = lambda self, y, x: at(self, y, x) - 256"
+SCRATCH = "places.Places._scratch_bytes = lambda self: 64"
+SHORT = "places.CodesLayout.size = property(lambda self: self.planes * self.plane - 256)"
+EARLY = "at = places.CodesLayout.at; places.CodesLayout.at = lambda self, y, x: at(self, y, x) - 256"
 
 
 @pytest.mark.parametrize(

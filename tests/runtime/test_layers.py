@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper as nh
 
-from bitplane.runtime import plan
+from bitplane.runtime import places
 from bitplane.runtime.arena import BYTES, FOURS
 from bitplane.runtime.kernels.shapes import is_narrow
 from bitplane.runtime.kernels.target import MACHINE
@@ -106,8 +106,8 @@ def prefer(monkeypatch):
         def cost(conv, layout, *_args):
             return 0.0 if layout.code_bits == PRODUCTS[product] else 1.0
 
-        monkeypatch.setattr(plan, "codes_cost", cost)
-        monkeypatch.setattr(plan, "store_cost", lambda *_args: 0.0)
+        monkeypatch.setattr(places, "codes_cost", cost)
+        monkeypatch.setattr(places, "store_cost", lambda *_args: 0.0)
 
     return install
 

@@ -23,12 +23,12 @@ def refusal(data, threads=1):
 
 
 def test_a_plan_larger_than_memory_is_refused(data, monkeypatch):
-    monkeypatch.setattr("bitplane.runtime.plan.memory_limit", lambda: 20_000)
+    monkeypatch.setattr("bitplane.runtime.places.memory_limit", lambda: 20_000)
     assert "this process can have 20000; use smaller images or fewer threads" in refusal(data)
 
 
 def test_a_plan_that_fits_once_but_not_for_every_thread_is_refused(data, monkeypatch):
-    monkeypatch.setattr("bitplane.runtime.plan.memory_limit", lambda: 400_000)
+    monkeypatch.setattr("bitplane.runtime.places.memory_limit", lambda: 400_000)
     InferenceSession(data)
     assert "for values of each of 50 threads" in refusal(data, 50)
 
@@ -64,7 +64,7 @@ def test_weights_that_padding_multiplies_are_refused_before_they_are_unpacked(gr
 
 
 def test_constants_are_bounded_while_they_grow(graphs, monkeypatch):
-    monkeypatch.setattr("bitplane.runtime.plan.MAX_BYTES", 100_000)
+    monkeypatch.setattr("bitplane.runtime.places.MAX_BYTES", 100_000)
     b = graphs.Builder(0, 1, 1, 1)
     x = b.pad_shortcut(b.pixel_conv(16, 1), 0, 1008, 1)
     for _ in range(1000):
@@ -91,7 +91,7 @@ def test_no_memory_for_weights_is_an_error_of_one_line(data, monkeypatch):
     def pack(*_):
         raise MemoryError
 
-    monkeypatch.setattr("bitplane.runtime.plan.pack_weights", pack)
+    monkeypatch.setattr("bitplane.runtime.rows.pack_weights", pack)
     assert "its weights need more memory" in refusal(data)
 
 

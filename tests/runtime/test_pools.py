@@ -17,7 +17,7 @@ from bitplane.runtime.plan import make_plan
 @contextmanager
 def bands(size):
     """Bands of that many bytes at most, or of one row, and threads that share any image."""
-    with patch("bitplane.runtime.session.SHARED_STEP_WORK", 0), patch("bitplane.runtime.plan.BAND_BYTES", size):
+    with patch("bitplane.runtime.session.SHARED_STEP_WORK", 0), patch("bitplane.runtime.rows.BAND_BYTES", size):
         yield
 
 
