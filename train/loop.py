@@ -156,7 +156,7 @@ def train(
                 bar.update()
                 if (step + 1) % CHECK_EVERY == 0 or step + 1 == (epoch + 1) * len(loader):
                     first = torch.where(seen[: i + 1, 0].isfinite(), math.inf, torch.arange(i + 1.0, device=device)).min()
-                    step_of = epoch * len(loader) + first[None] // config.accumulate
+                    step_of = epoch * len(loader) + (first[None] / config.accumulate).floor()  # inf // 1 would be NaN
                     _stop_if_not_finite(accelerator.gather(step_of), run, len(loader))  # type: ignore[arg-type]
         bar.close()
         mean: Tensor = accelerator.reduce(seen.mean(0), "mean")  # type: ignore[assignment]

@@ -174,16 +174,17 @@ def test_a_teacher_and_earlier_bits_change_what_is_learned(config, tmp_path):
         train(from_flat({"earlier_bits": (4,), "activations": 32}, config), tmp_path / "other")
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(config, tmp_path, monkeypatch):
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(config, tmp_path, monkeypatch, parts):
     real, calls = Loss.__call__, []
 
     def broken(self, logits, images, labels):
         calls.append(1)
-        return real(self, logits, images, labels) * (float("nan") if len(calls) == 6 else 1)
+        return real(self, logits, images, labels) * (float("nan") if len(calls) == 6 * parts else 1)
 
     monkeypatch.setattr(Loss, "__call__", broken)
     with pytest.raises(TrainingError, match=r"not finite at step 5 \(epoch 2\); the last good checkpoint is .*epoch-0001"):
-        train(config, tmp_path / "run", progress=False)
+        train(replace(config, accumulate=parts), tmp_path / "run", progress=False)
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["epoch-0001"]
     saved = load_file(tmp_path / "run" / "checkpoints" / "epoch-0001" / "model.safetensors")
     assert all(torch.isfinite(v).all() for v in saved.values())
