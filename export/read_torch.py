@@ -174,7 +174,7 @@ class _Reader:
             unit = np.broadcast_to(to_float64(m.level_scale).reshape(-1), (m.out_channels,)) / m.levels.denominator
             weight, pad_value = integer_weight(integers, unit, m.levels.name), m.pad_value
         else:
-            weight = Weight(to_float64(m.weight))
+            weight = Weight(to_float64(m.rounded() if isinstance(m, layers.PixelConv2d) else m.weight))
         if weight.floats is not None and not np.isfinite(weight.floats).all():
             raise ExportError(f"{path}: a weight is not finite; the training has diverged")
         bias = np.zeros(m.out_channels) if m.bias is None else to_float64(m.bias)

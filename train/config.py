@@ -66,6 +66,7 @@ class ModelConfig:
         layer_weights: other level sets for some of them, "pattern=levels" (layer3.*=binary), the last match counts.
         activations: bits of the activations those convolutions read; 32 is float.
         shortcut: "A" (subsample and pad) or "B" (1x1 convolution); "default" takes the architecture's own.
+        stem: weights of the first convolution: "float", or "int8", rounded in every forward pass as export rounds them.
         scale: factor of the level set: "none" (the paper's fixed set), one a "layer", one a "channel", or "two-sided" (one a
             layer for positive and one for negative levels; ternary only, and export does not take it).
         classes: number of classes; this and what follows a run takes from its data, whatever is given.
@@ -79,6 +80,7 @@ class ModelConfig:
     layer_weights: tuple[str, ...] = ()
     activations: Activations = 2
     shortcut: Literal["A", "B", "default"] = "default"
+    stem: Literal["float", "int8"] = "float"
     scale: ScaleOption = "channel"
     classes: int = 10
     channels: int = 3

@@ -1,4 +1,4 @@
-"""Layers of low-bit networks: the pixel input, the low-bit convolution, and the parameter-free shortcut."""
+"""Layers of low-bit networks: the pixel input and its convolution, the low-bit one, and the parameter-free shortcut."""
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,30 @@ class PixelInput(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """Normalize a batch of pixels."""
         return (pixels.float() - self.zero_point) / self.scale
+
+
+PIXEL_LEVELS = 64
+"""Largest integer of a weight on pixels in an exported file."""
+
+
+class PixelConv2d(nn.Conv2d):
+    """A convolution of pixels whose weights are rounded as export rounds them, in every forward pass.
+
+    Integers in [-64, 64] times one step a channel, the channel's largest weight over 64. The gradient passes unchanged
+    (straight-through estimator). Without it export rounds weights that training has never seen rounded, which moves
+    activations near a boundary to the neighboring code.
+    """
+
+    @torch.no_grad()
+    def rounded(self) -> Tensor:
+        """The weights that the network computes with, float32 [O, C, kh, kw]; rounding them again changes nothing."""
+        step = self.weight.abs().amax((1, 2, 3), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / PIXEL_LEVELS
+        return (self.weight / step).round() * step
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[N, C, H, W] to [N, O, H', W']."""
+        weight = self.weight + (self.rounded() - self.weight).detach()
+        return functional.conv2d(input, weight, None, self.stride, self.padding)
 
 
 class LowBitConv2d(nn.Conv2d):

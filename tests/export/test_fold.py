@@ -11,8 +11,9 @@ from bitplane.export.fold import FoldedConv, fold_affine, fold_codes, quantize_i
 from bitplane.export.network import Conv, Normalize, Quantize, Weight
 from bitplane.export.quantize import quantize_stem
 from bitplane.export.read_torch import level_integers, read_torch
+from bitplane.runtime.format import PIXEL_WEIGHT_LIMIT
 from bitplane.train.activations import LearnedStep, Sign
-from bitplane.train.layers import LowBitConv2d
+from bitplane.train.layers import PIXEL_LEVELS, LowBitConv2d, PixelConv2d
 from bitplane.train.levels import LEVEL_SETS
 from bitplane.train.quantizers import projector
 
@@ -170,3 +171,26 @@ def test_stem_weights_are_never_worse_than_rounding_to_the_largest() -> None:
     error = np.square(q * step[:, None, None, None] - w).sum((1, 2, 3))
     assert (error <= np.square(np.rint(w / plain) * plain - w).sum((1, 2, 3))).all()
     assert error.sum() < np.square(np.rint(w / plain) * plain - w).sum()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_first_convolution_that_was_trained_rounded_is_stored_as_it_computed(seed: int) -> None:
+    assert PIXEL_LEVELS == PIXEL_WEIGHT_LIMIT
+    torch.manual_seed(seed)
+    conv = PixelConv2d(3, 8, 3, padding=1, bias=False)
+    with torch.no_grad():
+        conv.weight.mul_(torch.logspace(-3, 3, 8)[:, None, None, None])
+        conv.weight[seed % 8] *= float(seed > 3)  # a channel of zeros too
+    rounded = conv.rounded()
+    integers, step = quantize_int8(rounded.double().numpy(), PIXEL_WEIGHT_LIMIT)
+    np.testing.assert_allclose(integers * step[:, None, None, None], rounded.numpy(), rtol=1e-6)
+    x = torch.rand(2, 3, 6, 6)
+    y = conv(x)
+    torch.testing.assert_close(y, torch.nn.functional.conv2d(x, rounded, padding=1))
+    y.sum().backward()
+    assert conv.weight.grad is not None
+    weight = conv.weight.detach().clone()
+    with torch.no_grad():
+        conv.weight.copy_(rounded)
+    torch.testing.assert_close(conv.rounded(), rounded)
+    assert (rounded - weight).abs().amax((1, 2, 3)).le(weight.abs().amax((1, 2, 3)) / 128 * 1.0001).all()

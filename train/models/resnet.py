@@ -19,7 +19,7 @@ from torch.nn import functional
 from bitplane.train.activations import activation_quantizer
 from bitplane.train.config import ARCHITECTURES, ModelConfig
 from bitplane.train.errors import ConfigError
-from bitplane.train.layers import LowBitConv2d, PadShortcut, PixelInput
+from bitplane.train.layers import LowBitConv2d, PadShortcut, PixelConv2d, PixelInput
 from bitplane.train.levels import LEVEL_SETS
 
 
@@ -106,7 +106,8 @@ class ResNet(nn.Module):
         self.bi_real = config.activations == 1
         self.input = PixelInput(config.zero_point, config.pixel_scale)
         kernel, stride = (7, 2) if architecture.imagenet_stem else (3, 1)
-        self.conv1 = nn.Conv2d(config.channels, width, kernel, stride, kernel // 2, bias=False)
+        stem = PixelConv2d if config.stem == "int8" else nn.Conv2d
+        self.conv1 = stem(config.channels, width, kernel, stride, kernel // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.maxpool = nn.MaxPool2d(3, 2, 1) if architecture.imagenet_stem else nn.Identity()
         channels = width
