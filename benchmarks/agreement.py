@@ -68,4 +68,4 @@ def agreement(path: Path, images: NDArray[np.generic]) -> Agreement:
 
 def _kind(model: onnx.ModelProto, name: str) -> int:
     node = next(n for n in model.graph.node if name in n.output)
-    return onnx.TensorProto.UINT8 if node.op_type in ("Quantize", "Sign") else onnx.TensorProto.FLOAT
+    return onnx.TensorProto.UINT8 if node.op_type in ("Quantize", "Sign", "ChannelSign") else onnx.TensorProto.FLOAT

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from bitplane.export.network import INPUT, Flatten, Kept, MaxPool, Network, PadShortcut
+from bitplane.export.network import INPUT, Flatten, Float64, Kept, MaxPool, Network, PadShortcut
 from bitplane.runtime import format as fmt
 from bitplane.runtime.functions import function
 
@@ -32,6 +32,10 @@ class GraphBuilder:
             self._known.add(name)
             self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape), name))
         return name
+
+    def channels(self, name: str, values: Float64) -> str:
+        """Store one float32 a channel, [C, 1, 1]."""
+        return self.constant(name, values.astype(np.float32).reshape(-1, 1, 1))
 
     def node(self, op: str, name: str, inputs: list[str], domain: str = "", **attributes: Attribute) -> str:
         """Append a node and return its output's name."""

@@ -18,6 +18,7 @@ from bitplane.export.network import (
     Affine,
     Conv,
     Flatten,
+    Float64,
     GlobalAveragePool,
     Kept,
     MaxPool,
@@ -25,6 +26,7 @@ from bitplane.export.network import (
     Node,
     Normalize,
     PadShortcut,
+    PRelu,
     Quantize,
     Relu,
     Sign,
@@ -87,9 +89,12 @@ def apply(node: Node, inputs: list[Tensor]) -> Tensor:
         case Quantize():
             return quantize(x, node)
         case Sign():
-            return (x >= 0).float() * (2 * node.scale) - node.scale
+            thresholds = 0 if node.thresholds is None else _float32(node.thresholds)
+            return (x >= thresholds).float() * (2 * node.scale) - node.scale
         case Relu():
             return torch.relu(x)
+        case PRelu():
+            return torch.where(x > 0, x, x * _float32(node.slope))
         case Add():
             return x + inputs[1]
         case MaxPool():
@@ -104,6 +109,10 @@ def apply(node: Node, inputs: list[Tensor]) -> Tensor:
             return x.flatten(1)
         case Kept():
             return _keep(node, inputs)
+
+
+def _float32(channels: Float64) -> Tensor:
+    return torch.from_numpy(channels.astype(np.float32)).view(-1, 1, 1)
 
 
 def convolve(node: Conv, x: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from bitplane.export.network import (
     Node,
     Normalize,
     PadShortcut,
+    PRelu,
     Quantize,
     Relu,
     Sign,
@@ -80,10 +81,14 @@ def write_node(b: GraphBuilder, node: Node, ends: Container[str] = (), weight: s
             zero, high, low = (
                 b.constant(f"{node.name}.{k}", scalar(v)) for k, v in (("zero", 0), ("high", node.scale), ("low", -node.scale))
             )
-            value = b.node("GreaterOrEqual", f"{node.name}.at_least_zero", [value, zero])
+            if node.thresholds is not None:
+                zero = b.channels(f"{node.name}.thresholds", node.thresholds)
+            value = b.node("GreaterOrEqual", f"{node.name}.reached", [value, zero])
             return b.node("Where", node.name, [value, high, low])
         case Relu():
             return b.node("Relu", node.name, [value])
+        case PRelu():
+            return b.node("PRelu", node.name, [value, b.channels(f"{node.name}.slope", node.slope)])
         case Add():
             return b.node("Add", node.name, [value, b.names[node.other]])
         case MaxPool():

@@ -127,11 +127,12 @@ class Quantize:
 
 @dataclass(frozen=True)
 class Sign:
-    """Scale where x >= 0, else -scale."""
+    """Scale where x >= 0 (or its channel's threshold, float64 [C]), else -scale."""
 
     name: str
     source: str
     scale: float = 1.0
+    thresholds: Float64 | None = None
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,15 @@ class Relu:
 
     name: str
     source: str
+
+
+@dataclass(frozen=True)
+class PRelu:
+    """x where x > 0, else slope * x; slope float64 [C]."""
+
+    name: str
+    source: str
+    slope: Float64
 
 
 @dataclass(frozen=True)
@@ -208,7 +218,21 @@ class Kept:
     shape: Shape
 
 
-Node = Normalize | Conv | Affine | Quantize | Sign | Relu | Add | MaxPool | GlobalAveragePool | PadShortcut | Flatten | Kept
+Node = (
+    Normalize
+    | Conv
+    | Affine
+    | Quantize
+    | Sign
+    | Relu
+    | PRelu
+    | Add
+    | MaxPool
+    | GlobalAveragePool
+    | PadShortcut
+    | Flatten
+    | Kept
+)
 QUANTIZERS = (Quantize, Sign)
 
 

@@ -23,6 +23,7 @@ from bitplane.export.network import (
     Affine,
     Conv,
     Flatten,
+    Float64,
     GlobalAveragePool,
     Kept,
     MaxPool,
@@ -30,6 +31,7 @@ from bitplane.export.network import (
     Node,
     Normalize,
     PadShortcut,
+    PRelu,
     Quantize,
     Relu,
     Sign,
@@ -114,6 +116,9 @@ class _Writer:
                 self._quantizer(node)
             case Relu():
                 b.names[node.name] = b.node("Relu", node.name, [b.names[node.source]])
+            case PRelu():
+                slope = b.channels(f"{node.name}.slope", node.slope)
+                b.names[node.name] = b.node("PRelu", node.name, [b.names[node.source], slope])
             case Add():
                 b.names[node.name] = b.node("Add", node.name, [b.names[node.source], b.names[node.other]])
             case MaxPool():
@@ -151,7 +156,11 @@ class _Writer:
         b, source = self.builder, self.builder.names[node.source]
         readers = self.readers[node.name]
         coded = [n for n in readers if isinstance(n, Conv) and not integer_route(self.network, n)]
-        if coded and isinstance(node, Sign):
+        if isinstance(node, Sign) and node.thresholds is not None:
+            thresholds = b.channels(f"{node.name}.thresholds", node.thresholds)
+            if coded:
+                self.codes[node.name] = b.node(fmt.CHANNEL_SIGN, node.name, [source, thresholds], fmt.DOMAIN)
+        elif coded and isinstance(node, Sign):
             self.codes[node.name] = b.node(fmt.SIGN, node.name, [source], fmt.DOMAIN)
         elif coded and isinstance(node, Quantize):
             step = b.constant(f"{node.name}.step", scalar(node.step))
@@ -160,12 +169,30 @@ class _Writer:
             return
         name = f"{node.name}.value" if coded else node.name
         if isinstance(node, Sign):
+            if node.thresholds is not None:
+                source = self._lowered(node, node.thresholds, source)
             scale = b.constant(f"{node.name}.scale", scalar(node.scale))
             b.names[node.name] = b.node(fmt.BIPOLAR, name, [source, scale], fmt.DOMAIN)
         else:
             step = b.constant(f"{node.name}.step", scalar(node.step))
             limits = [node.low, node.high]
             b.names[node.name] = b.node(fmt.FAKE_QUANTIZE, name, [source, step], fmt.DOMAIN, limits=limits)
+
+    def _lowered(self, node: Sign, thresholds: Float64, source: str) -> str:
+        """X - thresholds, which is at least 0 where x reaches them, rounding included: a convolution of one group a channel."""
+        b, count = self.builder, len(thresholds)
+        ones = b.constant(f"{node.name}.ones", np.ones((count, 1, 1, 1), np.float32))
+        bias = b.constant(f"{node.name}.offset", -thresholds.astype(np.float32))
+        return b.node(
+            "Conv",
+            f"{node.name}.lowered",
+            [source, ones, bias],
+            dilations=[1, 1],
+            group=count,
+            kernel_shape=[1, 1],
+            pads=[0, 0, 0, 0],
+            strides=[1, 1],
+        )
 
     def _conv(self, conv: Conv) -> str:
         reason = integer_route(self.network, conv)

@@ -34,8 +34,7 @@ def write_qonnx(network: Network) -> ModelProto:
         elif isinstance(node, Quantize):
             builder.names[node.name] = _quantize(builder, node)
         elif isinstance(node, Sign):
-            scale = builder.constant(f"{node.name}.scale", scalar(node.scale))
-            builder.names[node.name] = builder.node("BipolarQuant", node.name, [builder.names[node.source], scale], DOMAIN)
+            builder.names[node.name] = _sign(builder, node)
         else:
             builder.names[node.name] = write_node(builder, node)
     return builder.model(replace(network, pixels=False), opsets=((DOMAIN, DOMAIN_VERSION),))
@@ -53,6 +52,13 @@ def _normalize(b: GraphBuilder, node: Normalize) -> str:
     mean, std = (v.astype(np.float32).reshape(-1, 1, 1) for v in (node.mean, node.std))
     value = b.node("Sub", f"{node.name}.sub", [value, b.constant(f"{node.name}.mean", mean)])
     return b.node("Div", node.name, [value, b.constant(f"{node.name}.std", std)])
+
+
+def _sign(b: GraphBuilder, node: Sign) -> str:
+    value, scale = b.names[node.source], b.constant(f"{node.name}.scale", scalar(node.scale))
+    if node.thresholds is not None:
+        value = b.node("Sub", f"{node.name}.lowered", [value, b.channels(f"{node.name}.thresholds", node.thresholds)])
+    return b.node("BipolarQuant", node.name, [value, scale], DOMAIN)
 
 
 def _quantize(b: GraphBuilder, node: Quantize) -> str:

@@ -27,6 +27,7 @@ from bitplane.export.network import (
     MaxPool,
     Network,
     Normalize,
+    PRelu,
     Quantize,
     Relu,
     Sign,
@@ -188,6 +189,18 @@ class _Reader:
 
     def relu(self, node: onnx.NodeProto, a: dict[str, Any]) -> str:
         return self.reading.add(Relu(_name(node), self._source(node.input[0])))
+
+    def prelu(self, node: onnx.NodeProto, a: dict[str, Any]) -> str | None:
+        x = self._source(node.input[0])
+        if node.input[1] in self.values:
+            return None
+        slope = self._per_channel(self.constants.array(node.input[1]), x)
+        return None if slope is None else self.reading.add(PRelu(_name(node), x, slope))
+
+    def leaky_relu(self, node: onnx.NodeProto, a: dict[str, Any]) -> str | None:
+        x = self._source(node.input[0])
+        shape = self.reading.shapes[x]
+        return self.reading.add(PRelu(_name(node), x, np.full(shape[0], a.get("alpha", 0.01)))) if len(shape) == 3 else None
 
     def clip(self, node: onnx.NodeProto, a: dict[str, Any]) -> str | None:
         low = self.constants.array(node.input[1]) if len(node.input) > 1 and node.input[1] else None
@@ -370,6 +383,8 @@ _READERS: dict[tuple[str, str], _Read] = {
     ("", "MatMul"): _Reader.matmul,
     ("", "BatchNormalization"): _Reader.batch_norm,
     ("", "Relu"): _Reader.relu,
+    ("", "PRelu"): _Reader.prelu,
+    ("", "LeakyRelu"): _Reader.leaky_relu,
     ("", "Clip"): _Reader.clip,
     ("", "Identity"): _Reader.alias,
     ("", "Dropout"): _Reader.alias,

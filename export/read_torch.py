@@ -21,6 +21,7 @@ from bitplane.export.network import (
     MaxPool,
     Network,
     Normalize,
+    PRelu,
     Quantize,
     Relu,
     Sign,
@@ -32,8 +33,8 @@ from bitplane.train import activations, layers
 from bitplane.train.layers import LowBitConv2d
 
 SUPPORTED = (
-    "Conv2d, Linear, BatchNorm2d, ReLU, MaxPool2d, AdaptiveAvgPool2d(1), Flatten, Dropout, Identity, addition, "
-    "zero-padded shortcuts, and bitplane.train's layers"
+    "Conv2d, Linear, BatchNorm2d, ReLU, PReLU, LeakyReLU, MaxPool2d, AdaptiveAvgPool2d(1), Flatten, Dropout, Identity, "
+    "addition, zero-padded shortcuts, and bitplane.train's layers"
 )
 LEVEL_TOLERANCE = 1e-3
 """Largest distance of a weight from its level, in units of the level set's integers."""
@@ -139,7 +140,7 @@ class _Reader:
                     raise ExportError(f"{path}: the activation step (={step}) is not finite; the training has diverged")
                 return add(Quantize(path, x, step, m.top))
             case activations.Sign():
-                return add(Sign(path, x))
+                return add(Sign(path, x, thresholds=None if m.threshold is None else self._finite(path, m.threshold)))
             case nn.Conv2d():
                 return self._conv(node, path, m, x)
             case nn.Linear():
@@ -149,6 +150,11 @@ class _Reader:
                 return add(Affine(path, x, *batch_norm_affine(m)))
             case nn.ReLU():
                 return add(Relu(path, x))
+            case nn.PReLU() if len(self.reading.shapes[x]) == 3:
+                slope = self._finite(path, m.weight)
+                return add(PRelu(path, x, np.broadcast_to(slope, (self.reading.shapes[x][0],)).copy()))
+            case nn.LeakyReLU() if len(self.reading.shapes[x]) == 3:
+                return add(PRelu(path, x, np.full(self.reading.shapes[x][0], m.negative_slope)))
             case nn.MaxPool2d():
                 if m.ceil_mode or pair(m.dilation) != (1, 1) or m.return_indices:
                     raise self._unsupported(node, f"MaxPool2d '{path}' with ceil_mode, dilation or return_indices")
@@ -163,6 +169,11 @@ class _Reader:
                 return x
             case _:
                 raise self._unsupported(node, f"layer '{path}' ({type(m).__name__})")
+
+    def _finite(self, path: str, values: Tensor) -> Float64:
+        if not bool(torch.isfinite(values).all()):
+            raise ExportError(f"{path}: a value is not finite; the training has diverged")
+        return to_float64(values)
 
     def _conv(self, node: fx.Node, path: str, m: nn.Conv2d, x: str) -> str:
         if isinstance(m.padding, str) or pair(m.dilation) != (1, 1) or m.padding_mode != "zeros":

@@ -1,4 +1,4 @@
-"""Names and bit conventions of the packed file, format version 1.1 (`export/FORMAT.md`).
+"""Names and bit conventions of the packed file, format version 1.2 (`export/FORMAT.md`).
 
 This is their only home: `export/` writes files from these constants and `runtime/` reads files by them.
 """
@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-FORMAT_VERSION = "1.1"
+FORMAT_VERSION = "1.2"
 """Major and minor version written; files of any 1.x are read."""
 DOMAIN = "bitplane"
 DOMAIN_VERSION = 1
@@ -26,6 +26,7 @@ TERNARY_CONV = "TernaryConv"
 QUATERNARY_CONV = "QuaternaryConv"
 QUANTIZE = "Quantize"
 SIGN = "Sign"
+CHANNEL_SIGN = "ChannelSign"
 PAD_SHORTCUT = "PadShortcut"
 NORMALIZE = "Normalize"
 FAKE_QUANTIZE = "FakeQuantize"

@@ -235,6 +235,11 @@ def _sign(name: str, minor: int) -> FunctionProto:
     return _make(name, ["x"], nodes)
 
 
+def _channel_sign(name: str, minor: int) -> FunctionProto:
+    nodes = [_node("GreaterOrEqual", ["x", "threshold"], "b"), _node("Cast", ["b"], "y", to=TensorProto.UINT8)]
+    return _make(name, ["x", "threshold"], nodes)
+
+
 def _pad_shortcut(name: str, minor: int) -> FunctionProto:
     nodes = [
         _parameter("s", "steps"),
@@ -296,6 +301,7 @@ _BODIES: dict[str, Callable[[str, int], FunctionProto]] = {
     fmt.QUATERNARY_CONV: _low_bit,
     fmt.QUANTIZE: _quantize,
     fmt.SIGN: _sign,
+    fmt.CHANNEL_SIGN: _channel_sign,
     fmt.PAD_SHORTCUT: _pad_shortcut,
     fmt.NORMALIZE: _normalize,
     fmt.FAKE_QUANTIZE: _fake_quantize,
@@ -334,21 +340,17 @@ def describe_all() -> str:
         f"Opset {fmt.OPSET_VERSION} of the default domain; `to` is a TensorProto.DataType (1 float, 2 uint8, 3 int8, 6 int32)."
     ]
     for minor in range(MINOR, -1, -1):
-        old = {name: minor > 0 or name in _SINCE_1_0 for name in _BODIES}
-        same = {name for name in _BODIES if minor < MINOR and signature(function(name, minor)) == signature(function(name))}
-        names = [name for name in _BODIES if old[name] and name not in same]
+        known = {name for name in _BODIES if _SINCE.get(name, 0) <= minor}
+        same = {name for name in known if minor < MINOR and signature(function(name, minor)) == signature(function(name))}
+        names = [name for name in _BODIES if name in known - same]
         note = "" if minor == MINOR else " (the operators whose body differs)"
         body = "\n\n".join(describe(function(name, minor)) for name in names)
-        parts.append(f"### 1.{minor}{note}\n\n```\n{body}\n```")
+        parts.append(f"### 1.{minor}{note}\n\n" + (f"```\n{body}\n```" if names else "None."))
     return "\n\n".join(parts)
 
 
-_SINCE_1_0 = (
-    fmt.PIXEL_CONV,
-    fmt.BINARY_CONV,
-    fmt.TERNARY_CONV,
-    fmt.QUATERNARY_CONV,
-    fmt.QUANTIZE,
-    fmt.SIGN,
-    fmt.PAD_SHORTCUT,
-)
+_SINCE = {
+    fmt.CHANNEL_SIGN: 2,
+    **dict.fromkeys((fmt.NORMALIZE, fmt.FAKE_QUANTIZE, fmt.BIPOLAR, *fmt.WEIGHT_OPERATORS, fmt.INT8_WEIGHT), 1),
+}
+"""Minor version that brought an operator, where it is not 0."""

@@ -1,13 +1,16 @@
 """Graph to steps: which nodes run as one kernel, and in what order.
 
-A convolution (or a lone Add or Relu) takes into its epilogue, as far as each value has one reader, an Add whose other
-operand is already computed, a Relu, and one quantizer; a max pool takes one quantizer, and runs with the convolution before it
-where it alone reads that. Features are stored only where something besides the quantizer reads them. Whatever does not fit runs
-as a step of its own.
+A convolution (or a lone Add, Relu or PRelu) takes into its epilogue, as far as each value has one reader, an Add whose other
+operand is already computed, a Relu or PRelu, and one quantizer; a max pool takes one quantizer, and runs with the convolution
+before it where it alone reads that. Features are stored only where something besides the quantizer reads them. Whatever does
+not fit runs as a step of its own.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bitplane.runtime.model import (
     Add,
@@ -22,6 +25,7 @@ from bitplane.runtime.model import (
     Node,
     Output,
     PadShortcut,
+    PRelu,
     Quantizer,
     Relu,
     sources,
@@ -36,6 +40,7 @@ class Step:
         head: the node that makes the value.
         residual: features added to it.
         relu: whether it is rectified after that.
+        slope: float32 [C], what it is multiplied by where it is negative then, or None.
         stored: name under which the features are kept, if anything reads them.
         quantizer: makes codes of it.
         pool: the max pool that alone reads what this convolution stores, and runs band by band with it.
@@ -44,6 +49,7 @@ class Step:
     head: Node
     residual: str | None = None
     relu: bool = False
+    slope: NDArray[np.float32] | None = None
     stored: str | None = None
     quantizer: Quantizer | None = None
     pool: "Step | None" = None
@@ -135,9 +141,9 @@ def _grow(node: Node, readers: dict[str, list[Node]], ready: set[str], merge: bo
     if isinstance(node, PadShortcut | Load | FakeQuantize | AveragePool):
         return Step(node, stored=node.output), []
     residual = node.sources[1] if isinstance(node, Add) else None
-    relu = isinstance(node, Relu)
+    relu, slope = isinstance(node, Relu), node.slope if isinstance(node, PRelu) else None
     value, merged = node.output, list[str]()
-    while merge and len(readers[value]) == 1 and not relu:
+    while merge and len(readers[value]) == 1 and not relu and slope is None:
         (reader,) = readers[value]
         if isinstance(reader, Add) and residual is None and isinstance(node, Conv | FloatConv):
             other = reader.sources[1] if reader.sources[0] == value else reader.sources[0]
@@ -146,6 +152,8 @@ def _grow(node: Node, readers: dict[str, list[Node]], ready: set[str], merge: bo
             residual = other
         elif isinstance(reader, Relu):
             relu = True
+        elif isinstance(reader, PRelu):
+            slope = reader.slope
         else:
             break
         value = reader.output
@@ -155,8 +163,9 @@ def _grow(node: Node, readers: dict[str, list[Node]], ready: set[str], merge: bo
     if quantizer is not None:
         merged.append(quantizer.output)
     stored = value if others or quantizer is None else None
-    step = Step(node, residual, relu, stored, quantizer)
-    alone = others[0] if merge and residual is None and quantizer is None and len(others) == 1 else None
+    step = Step(node, residual, relu, slope, stored, quantizer)
+    plain = residual is None and slope is None and quantizer is None
+    alone = others[0] if merge and plain and len(others) == 1 else None
     if isinstance(alone, MaxPool) and isinstance(node, Conv | FloatConv):
         pool, more = _grow(alone, readers, ready, merge)
         return replace(step, pool=pool), [*merged, alone.output, *more]

@@ -129,13 +129,14 @@ class Output:
 
 @dataclass(frozen=True)
 class Quantizer:
-    """`Quantize` with its float32 step, or `Sign` (step None): features to codes of `bits` bits."""
+    """Features to codes of `bits` bits: `Quantize` with its float32 step, or (step None) `Sign` or `ChannelSign`."""
 
     name: str
     source: str
     output: str
     bits: int
     step: float | None
+    thresholds: NDArray[np.float32] | None = None  # [C]
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,16 @@ class Relu:
     name: str
     source: str
     output: str
+
+
+@dataclass(frozen=True)
+class PRelu:
+    """x where x > 0, else slope * x, of features; slope float32 [C]."""
+
+    name: str
+    source: str
+    output: str
+    slope: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -198,7 +209,19 @@ class Classifier:
 
 
 Node = (
-    Conv | FloatConv | Load | FakeQuantize | AveragePool | Output | Quantizer | Add | Relu | MaxPool | PadShortcut | Classifier
+    Conv
+    | FloatConv
+    | Load
+    | FakeQuantize
+    | AveragePool
+    | Output
+    | Quantizer
+    | Add
+    | Relu
+    | PRelu
+    | MaxPool
+    | PadShortcut
+    | Classifier
 )
 
 

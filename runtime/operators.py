@@ -28,6 +28,7 @@ from bitplane.runtime.model import (
     MaxPool,
     Node,
     PadShortcut,
+    PRelu,
     Quantizer,
     Relu,
     Tensor,
@@ -382,6 +383,15 @@ class NodeReader:
         self._add(node.output[0], Tensor("codes", self._value(source, "features").shape, 1))
         return Quantizer(node.name, self._named(source), node.output[0], 1, None)
 
+    def channel_sign(self, node: onnx.NodeProto) -> Quantizer:
+        """`ChannelSign`."""
+        source, threshold_name = self._inputs(node, 2)
+        self._attributes(node)
+        features = self._value(source, "features")
+        thresholds = self._channels(threshold_name, features)
+        self._add(node.output[0], Tensor("codes", features.shape, 1))
+        return Quantizer(node.name, self._named(source), node.output[0], 1, None, thresholds)
+
     def pad_shortcut(self, node: onnx.NodeProto) -> PadShortcut:
         """`PadShortcut`."""
         (source,) = self._inputs(node, 1)
@@ -402,6 +412,22 @@ class NodeReader:
         self._attributes(node)
         self._add(node.output[0], self._value(source, "features"))
         return Relu(node.name, self._named(source), node.output[0])
+
+    def prelu(self, node: onnx.NodeProto) -> PRelu:
+        """`PRelu`."""
+        source, slope_name = self._inputs(node, 2)
+        self._attributes(node)
+        features = self._value(source, "features")
+        slope = self._channels(slope_name, features)
+        self._add(node.output[0], features)
+        return PRelu(node.name, self._named(source), node.output[0], slope)
+
+    def _channels(self, name: str, features: Tensor) -> NDArray[np.float32]:
+        """A finite float32 constant [C, 1, 1] of the features' channels, as [C]."""
+        values = self._constant(name, np.float32, (features.shape[0], 1, 1)).reshape(-1)
+        if not np.isfinite(values).all():
+            raise self.fail(f"constant '{name}' must be finite")
+        return values
 
     def add(self, node: onnx.NodeProto) -> Add:
         """`Add`."""
@@ -474,8 +500,10 @@ READERS: dict[tuple[str, str], Callable[[NodeReader, onnx.NodeProto], Node | Non
     ("", "Conv"): NodeReader.float_conv,
     (fmt.DOMAIN, fmt.QUANTIZE): NodeReader.quantize,
     (fmt.DOMAIN, fmt.SIGN): NodeReader.sign,
+    (fmt.DOMAIN, fmt.CHANNEL_SIGN): NodeReader.channel_sign,
     (fmt.DOMAIN, fmt.PAD_SHORTCUT): NodeReader.pad_shortcut,
     ("", "Relu"): NodeReader.relu,
+    ("", "PRelu"): NodeReader.prelu,
     ("", "Add"): NodeReader.add,
     ("", "MaxPool"): NodeReader.max_pool,
     ("", "GlobalAveragePool"): NodeReader.average_pool,

@@ -233,12 +233,15 @@ def offsets(conv: Conv, top: int) -> NDArray[np.int32]:
     return out.astype(np.int32)
 
 
-def float_levels(quantizer: Quantizer) -> list[np.float32]:
-    """The smallest float32 that each code 1 .. 2^A - 1 needs (A <= 2), by bisection over the bits of a positive float32."""
+def float_levels(quantizer: Quantizer) -> list[np.float32 | NDArray[np.float32]]:
+    """The smallest float32 that each code 1 .. 2^A - 1 needs (A <= 2), of all channels or [C].
+
+    By bisection over the bits of a positive float32.
+    """
     if quantizer.step is None:
-        return [np.float32(0)]
+        return [np.float32(0) if quantizer.thresholds is None else quantizer.thresholds]
     step = np.float32(quantizer.step)
-    levels: list[np.float32] = []
+    levels: list[np.float32 | NDArray[np.float32]] = []
     for code in range(1, 2**quantizer.bits):
         low, high = 0, int(np.float32(np.inf).view(np.int32))
         while high - low > 1:
@@ -274,7 +277,10 @@ def integer_levels(conv: Conv, top: int, relu: bool, quantizer: Quantizer) -> ND
 
 
 def _bisect(
-    feature: Callable[[NDArray[np.int64]], NDArray[np.float32]], level: np.float32, largest: int, channels: int
+    feature: Callable[[NDArray[np.int64]], NDArray[np.float32]],
+    level: np.float32 | NDArray[np.float32],
+    largest: int,
+    channels: int,
 ) -> NDArray[np.int64]:
     low, high = np.full(channels, -1, np.int64), np.full(channels, largest + 1, np.int64)
     while (high - low > 1).any():

@@ -117,6 +117,7 @@ class Rows:
             and quantizer.bits <= 2
             and self.places.codes[quantizer.output][0].code_bits == layout.code_bits
             and step.residual is None
+            and step.slope is None
             and step.stored is None
         ):
             sums = integer_levels(conv, 2 ** self.places.model.tensors[conv.source].bits - 1, step.relu, quantizer)
@@ -242,6 +243,10 @@ class Rows:
             layout, at = self.places.features[step.residual]
             row[f.RESIDUAL], row[f.RESIDUAL_ROW], row[f.RESIDUAL_PIXEL] = at, layout.row, layout.pixel
         row[f.RELU] = int(step.relu)
+        if step.slope is not None:
+            slope = np.zeros(pad_channels(channels), np.float32)
+            slope[:channels] = step.slope
+            row[f.PRELU], row[f.SLOPE] = 1, self.places.constants.add(slope)
         if step.stored is not None:
             layout, at = self.places.features[step.stored]
             row[f.FEATURES], row[f.FEATURES_ROW], row[f.FEATURES_PIXEL], row[f.STORE] = at, layout.row, layout.pixel, 1
@@ -261,13 +266,15 @@ class Rows:
             row[f.QUANT] = f.QUANT_ONE if quantizer.bits == 1 else f.QUANT_TWO
         reached = float_levels(quantizer)
         levels = np.full((3 if code_bits == FOURS else len(reached), pad_channels(channels)), np.nan, np.float32)
-        levels[: len(reached), :channels] = np.array(reached)[:, None]
+        for level, values in zip(levels, reached, strict=False):  # missing levels stay NaN: never reached
+            level[:channels] = values
         row[f.LEVELS], row[f.LEVELS_STRIDE] = self.places.constants.add(levels), levels[0].nbytes
 
     def _epilogue_name(self, step: Step) -> str:
         parts = [
             " + residual" if step.residual is not None else "",
             " + relu" if step.relu else "",
+            " + prelu" if step.slope is not None else "",
             f" + {step.quantizer.bits}b codes" if step.quantizer is not None else "",
             " + store" if step.stored is not None else "",
         ]

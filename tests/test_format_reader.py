@@ -72,6 +72,8 @@ def read(path, pixels):
         else:
             y = {
                 "Sign": lambda x: (x >= 0) * 1,
+                "ChannelSign": lambda x, threshold: (x >= threshold) * 1,
+                "PRelu": lambda x, slope: np.where(x > 0, x, x * slope),
                 "Relu": lambda x: np.maximum(x, 0),
                 "Add": lambda x, other: x + other,
                 "GlobalAveragePool": lambda x: x.mean((2, 3), keepdims=True),

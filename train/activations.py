@@ -64,28 +64,109 @@ class LearnedStep(nn.Module):
         return _RoundClamp.apply(x, self.step.abs().clamp(min=1e-8), self.top, grad_scale)
 
 
+_ONE = {torch.bfloat16: (torch.int16, 0x3F80), torch.float16: (torch.int16, 0x3C00), torch.float32: (torch.int32, 0x3F800000)}
+"""Of a floating-point type, the integer type of its size and the bits of 1."""
+
+
+def _signs(x: Tensor) -> Tensor:
+    """+1 where x >= 0, else -1, by its sign bit: compares of bfloat16 give a torch.bool one by one on a CPU."""
+    integer, one = _ONE[x.dtype]
+    lowest = torch.iinfo(integer).min
+    return (x + 0).view(integer).bitwise_and_(lowest).bitwise_or_(one).view(x.dtype)  # -0 + 0 is +0
+
+
+def _in_rows(x: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """A feature [N, C, H, W] and a value a channel [C] in the feature's type, in shapes that broadcast fast.
+
+    Channels-last, [N H, W C] and [W C]: with [C, 1, 1] a CPU would go through the few channels of one pixel at a time.
+    """
+    values = values.to(x.dtype)
+    if x.dim() != 4 or not x.is_contiguous(memory_format=torch.channels_last):
+        return x, values.view(-1, *[1] * (x.dim() - 2))
+    n, c, h, w = x.shape
+    return x.permute(0, 2, 3, 1).reshape(n * h, w * c), values.repeat(w)
+
+
+def _like(rows: Tensor, x: Tensor) -> Tensor:
+    """What `_in_rows` made rows of, as it was."""
+    if rows.dim() == x.dim():
+        return rows
+    n, c, h, w = x.shape
+    return rows.view(n, h, w, c).permute(0, 3, 1, 2)
+
+
 class _Sign(torch.autograd.Function):
-    """Sign (0 counts as positive), gradient 2 - 2|x| within [-1, 1] (Bi-Real Net, Liu et al., ECCV 2018, eq. 5)."""
+    """Sign of x - threshold, 0 counts as positive.
+
+    Of that difference d, gradient 2 - 2|d| within [-1, 1] (Bi-Real Net, Liu et al., ECCV 2018, eq. 5).
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, threshold: Tensor | None) -> Tensor:
+        if threshold is not None:
+            rows, values = _in_rows(x, threshold)
+            x = _like(rows - values, x)
         ctx.save_for_backward(x)
-        return _fresh((x >= 0).to(x.dtype).mul_(2).sub_(1))
+        ctx.learned = threshold is not None
+        return _fresh(_signs(x))
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor | None]:
         (grad,), (x,) = grad_outputs, ctx.saved_tensors
-        return grad * (2 - 2 * x.abs()).clamp_(min=0)
+        grad_x = grad * (2 - 2 * x.abs()).clamp_(min=0)
+        return grad_x, -_over_pixels(grad_x) if ctx.learned else None
+
+
+def _over_pixels(x: Tensor) -> Tensor:
+    """Sum of [N, C, ...] over all but the channels, float32 [C]."""
+    return x.sum([d for d in range(x.dim()) if d != 1], dtype=torch.float32)
+
+
+class _PRelu(torch.autograd.Function):
+    """x where x > 0, else slope * x, in the dtype of x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, slope: Tensor) -> Tensor:
+        ctx.save_for_backward(x, slope)
+        rows, slopes = _in_rows(x, slope)
+        positive = rows.relu()
+        return _like(torch.addcmul(positive, rows - positive, slopes), x)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor]:
+        (grad,), (x, slope) = grad_outputs, ctx.saved_tensors
+        positive = torch.ops.aten.threshold_backward(grad, x, 0)
+        negative = grad - positive
+        rows, slopes = _in_rows(negative, slope)
+        return positive + _like(rows * slopes, negative), _over_pixels(negative * x)
+
+
+class PRelu(nn.PReLU):
+    """torch's PReLU of a slope a channel, without its scalar loops on CPUs: 0.9 ms for its 12 on 2 million bfloat16."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[N, C, ...] to the same shape."""
+        return _PRelu.apply(input, self.weight)
 
 
 class Sign(nn.Module):
-    """1-bit activations in {-1, +1} with a straight-through estimator."""
+    """1-bit activations in {-1, +1} with a straight-through estimator.
+
+    Args:
+        channels: learn a threshold for each of so many channels (ReActNet's RSign; Liu et al., ECCV 2020, eq. 1); 0 keeps 0.
+
+    Shape: [N, C, ...] float; the output has the same shape.
+    """
 
     bits = 1
 
+    def __init__(self, channels: int = 0) -> None:
+        super().__init__()
+        self.threshold = nn.Parameter(torch.zeros(channels)) if channels else None
+
     def forward(self, x: Tensor) -> Tensor:
-        """The sign of every element; 0 gives +1."""
-        return _Sign.apply(x)
+        """+1 where an element reaches its channel's threshold, else -1."""
+        return _Sign.apply(x, self.threshold)
 
 
 class FloatActivation(nn.Identity):
@@ -97,11 +178,16 @@ class FloatActivation(nn.Identity):
 ACTIVATION_BITS = (32, 8, 4, 2, 1)
 
 
-def activation_quantizer(bits: int) -> nn.Module:
-    """The quantizer of `bits`-bit activations; `bits` is one of `ACTIVATION_BITS`."""
+def activation_quantizer(bits: int, channels: int = 0) -> nn.Module:
+    """The quantizer of `bits`-bit activations; `bits` is one of `ACTIVATION_BITS`.
+
+    Args:
+        bits: how many.
+        channels: of 1-bit activations, see `Sign`.
+    """
     if bits == 32:
         return FloatActivation()
-    return Sign() if bits == 1 else LearnedStep(bits)
+    return Sign(channels) if bits == 1 else LearnedStep(bits)
 
 
 @torch.no_grad()

@@ -151,7 +151,8 @@ def load_weights(model: ResNet, path: Path, *, lenient: bool = False) -> list[st
     """
     values, own = read_tensors(path), model.state_dict()
     # `num_batches_tracked` only matters while BatchNorm averages; older files of torchvision lack it.
-    extra = ("level_scale", ".step", "input.zero_point", "input.scale", ".num_batches_tracked")
+    extra = ("level_scale", ".step", ".threshold", ".act1.weight", ".act2.weight", ".act3.weight")
+    extra += ("input.zero_point", "input.scale", ".num_batches_tracked")
     wrong = [k for k in own.keys() & values.keys() if own[k].shape != values[k].shape and not (lenient and k.endswith(extra))]
     new_blocks = {n: b for n, b in model.blocks() if lenient and not any(k.startswith(f"{n}.") for k in values)}
     extra_blocks = tuple(f"{n}." for n in new_blocks if not n.endswith(".0"))

@@ -65,6 +65,7 @@ class ModelConfig:
         weights: level set of the convolutions between stem and classifier, or "float".
         layer_weights: other level sets for some of them, "pattern=levels" (layer3.*=binary), the last match counts.
         activations: bits of the activations those convolutions read; 32 is float.
+        one_bit: form of the blocks of 1-bit activations, see `bitplane.train.models.resnet`.
         shortcut: "A" (subsample and pad) or "B" (1x1 convolution); "default" takes the architecture's own.
         stem: weights of the first convolution: "float", or "int8", rounded in every forward pass as export rounds them.
         scale: factor of the level set: "none" (the paper's fixed set), one a "layer", one a "channel", or "two-sided" (one a
@@ -79,6 +80,7 @@ class ModelConfig:
     weights: Weights = "ternary"
     layer_weights: tuple[str, ...] = ()
     activations: Activations = 2
+    one_bit: Literal["bi-real", "prelu", "threshold", "reactnet"] = "bi-real"
     shortcut: Literal["A", "B", "default"] = "default"
     stem: Literal["float", "int8"] = "float"
     scale: ScaleOption = "channel"

@@ -2,7 +2,7 @@
 
     f = float32(acc + offset) * scale + bias      multiply then add, each rounded once: no fused multiply-add
     f = f + residual
-    f = relu(f)
+    f = relu(f), or f * slope where f is not positive
     codes: 1 and 2 bits by comparing f with exact float thresholds, 4 and 8 bits by min(max(rint(f / step), 0), 2^A - 1);
            stored as the convolutions that read them want: bit-planes, bytes, or four codes of 1 or 2 bits a byte
 
@@ -43,6 +43,19 @@ def _emit_value(b: Any, kind: int, source: Any, offset: Any, scale: Any, bias: A
     else:
         acc = b.add(acc, offset)
     return b.fadd(b.fmul(b.sitofp(acc, F32X16), scale), bias)
+
+
+def _emit_prelu(b: Any, value: Any, wanted: Any, slope: Any) -> Any:
+    """A branch that is the same for a whole step: other steps load and multiply nothing."""
+    before = b.block
+    with b.if_then(wanted):
+        negative = b.fmul(value, v.load(b, slope, F32X16, 4))
+        bent = b.select(b.fcmp_ordered(">", value, v.constant(F32X16, 0.0)), value, negative)
+        inside = b.block
+    result = b.phi(F32X16)
+    result.add_incoming(value, before)
+    result.add_incoming(bent, inside)
+    return result
 
 
 def _emit_quantize(
@@ -102,6 +115,8 @@ class RowArguments:
     residual_row: Any
     residual_pixel: Any
     relu: Any
+    prelu: Any
+    slope: Any
     store: Any
     features: Any
     features_row: Any
@@ -119,7 +134,7 @@ class RowArguments:
 def _emit_row(b: Any, source_kind: int, quant_kind: int, a: RowArguments) -> None:
     lowest = b.select(b.icmp_signed("!=", a.relu, i64(0)), ir.Constant(F32, 0.0), ir.Constant(F32, -math.inf))
     lowest = v.splat(b, lowest, F32X16)
-    keep = b.icmp_signed("!=", a.store, i64(0))
+    keep, sloped = b.icmp_signed("!=", a.store, i64(0)), b.icmp_signed("!=", a.prelu, i64(0))
     count = {f.QUANT_ONE: 1, f.QUANT_TWO: 3, f.QUANT_FOURS: 3}.get(quant_kind, 0)
     step = top = None
     if quant_kind in (f.QUANT_DIVIDE, f.QUANT_BYTES):
@@ -145,6 +160,7 @@ def _emit_row(b: Any, source_kind: int, quant_kind: int, a: RowArguments) -> Non
             value = _emit_value(b, source_kind, source, *constants)
             value = b.fadd(value, v.load(b, place(a.residual, at, a.residual_row, a.residual_pixel), F32X16, 4))
             value = b.select(b.fcmp_ordered(">", lowest, value), lowest, value)  # in this order a NaN stays one
+            value = _emit_prelu(b, value, sloped, b.add(a.slope, at))
             with b.if_then(keep):
                 v.store(b, value, place(a.features, at, a.features_row, a.features_pixel), 4)
             out = place(a.codes, b.mul(block.index, i64(size)), a.codes_row, a.codes_pixel)
@@ -157,9 +173,9 @@ def _emit_row(b: Any, source_kind: int, quant_kind: int, a: RowArguments) -> Non
 @intrinsic
 def _row(
     typingctx: Any, case: Any, rows: Any, pixels: Any, vectors: Any, source: Any, source_row: Any, source_pixel: Any,
-    offset: Any, scale: Any, bias: Any, residual: Any, residual_row: Any, residual_pixel: Any, relu: Any, store: Any,
-    features: Any, features_row: Any, features_pixel: Any, levels: Any, levels_stride: Any, step: Any, planes: Any,
-    codes: Any, codes_row: Any, codes_pixel: Any, codes_plane: Any,
+    offset: Any, scale: Any, bias: Any, residual: Any, residual_row: Any, residual_pixel: Any, relu: Any, prelu: Any,
+    slope: Any, store: Any, features: Any, features_row: Any, features_pixel: Any, levels: Any, levels_stride: Any, step: Any,
+    planes: Any, codes: Any, codes_row: Any, codes_pixel: Any, codes_plane: Any,
 ) -> Any:  # fmt: skip
     def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
         done = b.append_basic_block("done")
@@ -175,7 +191,7 @@ def _row(
         b.position_at_end(done)
         return context.get_dummy_value()
 
-    return types.void(*[types.intp] * 26), codegen
+    return types.void(*[types.intp] * 28), codegen
 
 
 def _emit_row_function(source_kind: int, quant_kind: int, b: Any, values: list[Any]) -> None:
@@ -212,6 +228,8 @@ def run_epilogue(steps, i, arena, constants, group, y, rows, source, source_row,
         steps[i, f.RESIDUAL_ROW],
         steps[i, f.RESIDUAL_PIXEL],
         steps[i, f.RELU],
+        steps[i, f.PRELU],
+        constants + steps[i, f.SLOPE] + at,
         steps[i, f.STORE],
         arena + steps[i, f.FEATURES] + y * steps[i, f.FEATURES_ROW] + at + shift,
         steps[i, f.FEATURES_ROW],

@@ -61,7 +61,9 @@ SPAN = 54  # words whose sums narrow lanes hold, for tiles that count in narrow 
 TABLE = 55  # C: tables of a look-up tile, 16 bytes for each value of a byte of codes
 BAND = 56  # of a convolution: rows of the pool in the next row of the table that run at a time (0: none); of that pool: -1
 SCRATCH_PART = 57  # bytes of one thread's scratch
-FIELDS = 58
+PRELU = 58  # whether negative features are multiplied by a slope
+SLOPE = 59  # C: float32
+FIELDS = 60
 
 ARGUMENTS = 11
 """Arguments of the walker, all int64."""

@@ -20,6 +20,7 @@ from bitplane.runtime.model import (
     Node,
     Output,
     PadShortcut,
+    PRelu,
     Quantizer,
     Relu,
     sources,
@@ -65,7 +66,8 @@ def convolve(conv: Conv, values: NDArray[np.uint8]) -> Features:
 def quantize(quantizer: Quantizer, features: Features) -> NDArray[np.uint8]:
     """Codes of features: sign, or division by the step, rounding to even and clamping."""
     if quantizer.step is None:
-        return (features >= 0).astype(np.uint8)
+        thresholds = np.zeros(1, np.float32) if quantizer.thresholds is None else quantizer.thresholds
+        return (features >= thresholds[:, None, None]).astype(np.uint8)
     with np.errstate(over="ignore"):
         codes = np.rint(features / np.float32(quantizer.step))
     return np.clip(codes, 0, 2**quantizer.bits - 1).astype(np.uint8)
@@ -142,6 +144,8 @@ def _apply(node: Node, inputs: list[NDArray[np.generic]]) -> NDArray[np.generic]
         return features + inputs[1].astype(np.float32)
     if isinstance(node, Relu):
         return np.maximum(features, np.float32(0))
+    if isinstance(node, PRelu):
+        return np.where(features > 0, features, features * node.slope[:, None, None])
     if isinstance(node, MaxPool):
         return max_pool(node, features)
     if isinstance(node, PadShortcut):

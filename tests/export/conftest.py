@@ -35,6 +35,9 @@ def make_network() -> MakeNetwork:
                 bn.weight.normal_(1, 0.6)  # some factors are negative
                 bn.bias.normal_(0, 0.3)
                 bn.momentum = None
+            for name, p in model.named_parameters():
+                if name.endswith(("threshold", "act1.weight", "act2.weight", "act3.weight")):
+                    p.normal_(0.1, 0.4)
             start_steps(model, pixels)
             model.train()(pixels)
         return model.eval(), pixels

@@ -21,11 +21,13 @@ FORMS = {
     "fixed ternary set": {"activations": 4, "scale": "none"},
     "1 bit, shortcut A": {"weights": "binary", "activations": 1},
     "1 bit, shortcut B": {"weights": "ternary", "activations": 1, "shortcut": "B"},
+    "ReActNet": {"weights": "binary", "activations": 1, "one_bit": "reactnet"},
     "calibrated": {"activations": 32},
     "a level set a layer": {"layer_weights": ("layer3.*=binary", "*.conv2=quaternary")},
     "gray images": {"channels": 1, "zero_point": 0, "pixel_scale": 255.0},
     "ResNet-18": {"model": "resnet18", "size": 40},
     "ResNet-18, 1 bit": {"model": "resnet18", "weights": "binary", "activations": 1, "size": 40},
+    "ResNet-50, ReActNet": {"model": "resnet50", "weights": "ternary", "activations": 1, "one_bit": "reactnet", "size": 40},
     "ResNet-50": {"model": "resnet50", "activations": 4, "size": 40, "samples": 2},
     "ResNet-50, 1 bit": {"model": "resnet50", "weights": "binary", "activations": 1, "size": 40, "samples": 2},
 }
@@ -42,8 +44,10 @@ ATTRIBUTES = {
     fmt.QUATERNARY_CONV: {"weight_shape", "strides", "pads"},
     fmt.QUANTIZE: {"top"},
     fmt.SIGN: set(),
+    fmt.CHANNEL_SIGN: set(),
     fmt.PAD_SHORTCUT: {"steps", "pads"},
     "Relu": set(),
+    "PRelu": set(),
     "Add": set(),
     "MaxPool": {"kernel_shape", "strides", "pads"},
     "GlobalAveragePool": set(),
@@ -146,7 +150,7 @@ def test_a_file_explains_itself(make_network, tmp_path) -> None:
     stored = {t.name: t.raw_data for t in file.graph.initializer}
     assert len(names) == 36
     assert properties[fmt.META_PLANES_SHA256] == hashlib.sha256(b"".join(stored[n] for n in names)).hexdigest()
-    assert properties[fmt.META_FORMAT_VERSION] == "1.1"
+    assert properties[fmt.META_FORMAT_VERSION] == "1.2"
     assert properties[fmt.META_MODEL] == "resnet20"
     assert properties[fmt.META_METHOD] == "pc"
     assert properties[fmt.META_LEVEL_SET] == "ternary"

@@ -20,6 +20,7 @@ FORMS = {
     "ternary": {"activations": 2},
     "quaternary": {"weights": "quaternary", "activations": 4, "shortcut": "B"},
     "binary, 1 bit": {"weights": "binary", "activations": 1},
+    "ReActNet": {"weights": "binary", "activations": 1, "one_bit": "reactnet"},
     "calibrated": {"activations": 32},
 }
 

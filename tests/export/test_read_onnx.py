@@ -82,6 +82,23 @@ def test_convolutions_turn_low_bit_after_training(tmp_path, samples, weights: st
     assert error < {"int8": 0.02, "quaternary": 0.3, "ternary": 0.5, "binary": 1.0}[weights]
 
 
+@pytest.mark.parametrize("kind", ["PRelu", "LeakyRelu"])
+def test_negative_slopes_run_in_the_runtime(tmp_path, samples, kind: str) -> None:
+    slopes = RNG.normal(0.2, 0.3, (16, 1, 1)).astype(np.float32)
+    model = graph(extra={"slopes": slopes} if kind == "PRelu" else {})
+    for node in model.graph.node:
+        if node.op_type == "Relu":
+            node.op_type = kind
+            if kind == "PRelu":
+                node.input.append("slopes")
+    x = samples.numpy()
+    to_onnx(model, samples, tmp_path / "m.onnx")
+    np.testing.assert_allclose(run(onnx.load(tmp_path / "m.onnx"), x), run(model, x), atol=1e-5)
+    to_onnx(model, samples, tmp_path / "t.onnx", quantization=Quantization(weights="ternary"))
+    found = InferenceSession(tmp_path / "t.onnx").run(None, {"input": x})[0]
+    np.testing.assert_allclose(found, run(onnx.load(tmp_path / "t.onnx"), x), atol=1e-4)
+
+
 def test_pixels_and_their_normalization_make_an_integer_stem(tmp_path) -> None:
     pixels = torch.from_numpy(np.random.default_rng(2).integers(0, 256, (16, 3, 8, 8)).astype(np.uint8))
     model = graph()

@@ -8,6 +8,7 @@ from torch.nn import functional
 from bitplane.export import ExportError, Quantization, to_onnx
 from bitplane.export.evaluate import evaluate
 from bitplane.export.fold import fold_affine
+from bitplane.export.network import Conv
 from bitplane.export.read_torch import level_integers, read_torch
 from bitplane.runtime import InferenceSession
 from bitplane.train.activations import LearnedStep, Sign, start_steps
@@ -118,6 +119,52 @@ def test_a_mix_of_low_bit_eight_bit_and_float_layers_runs_in_the_runtime(tmp_pat
     logits = InferenceSession(tmp_path / "m.onnx").run(None, {"input": x.numpy()})[0]
     with torch.no_grad():
         assert abs(logits - model(x).numpy()).max() < 0.05 * model(x).abs().max()
+
+
+class Slopes(nn.Module):
+    """Negative slopes of three kinds; signs with a threshold, of their own and of a BatchNorm that only they read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        levels = LEVEL_SETS["binary"]
+        self.stem, self.leaky = nn.Conv2d(3, 16, 3, padding=1), nn.LeakyReLU(0.2)
+        self.sign, self.bn, self.second = Sign(16), nn.BatchNorm2d(16), Sign(16)
+        self.first = LowBitConv2d(16, 16, 3, 1, 1, levels=levels, scale="channel", pad_value=-1.0)
+        self.zero_padded = LowBitConv2d(16, 16, 3, 1, 1, levels=levels, scale="channel")
+        self.last = LowBitConv2d(16, 16, 1, levels=levels, scale="channel")
+        self.slope, self.slopes = nn.PReLU(), nn.PReLU(16)
+        self.pool, self.fc = nn.AdaptiveAvgPool2d((1, 1)), nn.Linear(16, 4)
+        with torch.no_grad():
+            for m in (self.first, self.zero_padded, self.last):
+                m.fit_scale()
+                m.weight.copy_(projector(m.weight, m.levels, m.level_scale))
+            for p in (self.sign.threshold, self.second.threshold, self.slopes.weight):
+                assert p is not None
+                p.normal_(0, 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.leaky(self.stem(x))
+        s = self.sign(x)
+        y = self.slope(self.first(s) + self.zero_padded(s))
+        y = self.slopes(self.last(self.second(self.bn(y))) + y)
+        return self.fc(torch.flatten(self.pool(y), 1))
+
+
+def test_slopes_and_thresholds_run_in_the_runtime(tmp_path) -> None:
+    x = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(0)
+    model = trained(Slopes(), x)
+    nn.init.uniform_(model.bn.weight, 0.5, 2)  # type: ignore[arg-type]
+    network = fold_affine(read_torch(model, (3, 8, 8)))
+    assert not any(isinstance(n, Conv) and n.name == "bn" for n in network.nodes)  # the second sign's thresholds have it
+    with torch.no_grad():
+        torch.testing.assert_close(evaluate(network, x), model(x), rtol=1e-4, atol=1e-4)
+    report = to_onnx(model, x, tmp_path / "m.onnx", quantization=Quantization(edges=32))
+    how = {layer.name: layer.operator for layer in report.layers}
+    assert how == {"stem": "Conv", "first": "BinaryConv", "zero_padded": "Conv", "last": "BinaryConv", "fc": "Gemm"}
+    logits = InferenceSession(tmp_path / "m.onnx").run(None, {"input": x.numpy()})[0]
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(logits), model(x), rtol=1e-3, atol=1e-3)
 
 
 class Unsupported(nn.Module):

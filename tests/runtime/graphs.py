@@ -103,6 +103,19 @@ class Builder:
         self.shapes[y], self.bits[y] = self.shapes[x], bits
         return y
 
+    def _channels(self, x, mean, spread, stem):
+        values = self.rng.normal(mean, spread, (self.shapes[x][0], 1, 1))
+        return self.init(values.astype(np.float32), stem)
+
+    def channel_sign(self, x):
+        y = self.name("codes")
+        self.nodes.append(h.make_node("ChannelSign", [x, self._channels(x, 0.2, 0.5, "threshold")], [y], name=y, domain=DOMAIN))
+        self.shapes[y], self.bits[y] = self.shapes[x], 1
+        return y
+
+    def prelu(self, x):
+        return self.op("PRelu", x, self._channels(x, 0.3, 0.6, "slope"))
+
     def op(self, kind, *inputs, shape=None, domain=None, **attributes):
         y = self.name(kind.lower())
         self.nodes.append(h.make_node(kind, list(inputs), [y], name=y, domain=domain, **attributes))
@@ -195,8 +208,8 @@ class Builder:
         return self.rng.integers(0, 256, (count, *self.shapes["input"])).astype(np.uint8)
 
 
-def resnet(seed, kind, bits, size, widths=(16, 32, 64), blocks=3, shortcut="A", stem=3, pool=False):
-    """A CIFAR-like ResNet in the two forms of DESIGN.md (1 bit: Bi-Real)."""
+def resnet(seed, kind, bits, size, widths=(16, 32, 64), blocks=3, shortcut="A", stem=3, pool=False, react=False):
+    """A CIFAR-like ResNet in the two forms of DESIGN.md (1 bit: Bi-Real, or ReActNet)."""
     b = Builder(seed, 3, size, size)
     x = b.pixel_conv(widths[0], stem, 2 if stem == 7 else 1)
     if bits > 1:
@@ -206,7 +219,7 @@ def resnet(seed, kind, bits, size, widths=(16, 32, 64), blocks=3, shortcut="A", 
     for i, width in enumerate(widths):
         for j in range(blocks):
             stride = 2 if i and not j else 1
-            a = b.quantize(x, bits)
+            a = b.channel_sign(x) if react else b.quantize(x, bits)
             y = b.conv(a, kind, width, (3, 3), (stride, stride), (1, 1, 1, 1))
             if b.shapes[x] == b.shapes[y]:
                 s = x
@@ -214,7 +227,11 @@ def resnet(seed, kind, bits, size, widths=(16, 32, 64), blocks=3, shortcut="A", 
                 s = b.pad_shortcut(x, 0, width - b.shapes[x][0], stride)
             else:
                 s = b.conv(a, kind, width, (1, 1), (stride, stride))
-            if bits == 1:
+            if react:
+                y = b.prelu(b.op("Add", y, s))
+                z = b.conv(b.channel_sign(y), kind, width, (3, 3), (1, 1), (1, 1, 1, 1))
+                x = b.prelu(b.op("Add", z, y))
+            elif bits == 1:
                 y = b.op("Add", y, s)
                 z = b.conv(b.quantize(y, 1), kind, width, (3, 3), (1, 1), (1, 1, 1, 1))
                 x = b.op("Add", z, y)

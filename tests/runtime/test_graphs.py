@@ -45,6 +45,17 @@ def test_one_bit_quantize_with_a_step(graphs, check):
     check(b)
 
 
+def test_lone_prelus_and_thresholds_of_channels(graphs, check):
+    b = graphs.Builder(9, 3, 9, 11)
+    x = b.prelu(b.pixel_conv(21, 3))
+    y = b.prelu(b.prelu(b.op("Add", x, x)))
+    p = b.max_pool(b.op("Relu", b.prelu(b.max_pool(b.prelu(y), 3, 2, 1))), 2, 1, 0)
+    c = b.conv(b.channel_sign(p), "Ternary", 21, (1, 1))
+    d = b.prelu(b.conv(b.channel_sign(c), "Binary", 21, (1, 1)))
+    b.classifier(b.op("Add", d, b.conv(b.channel_sign(b.prelu(d)), "Quaternary", 21, (1, 1))))
+    check(b)
+
+
 def test_channels_put_in_front_by_a_shortcut(graphs, check):
     b = graphs.Builder(5, 3, 7, 7)
     x = b.pixel_conv(9, 3)

@@ -30,7 +30,8 @@ def layers(draw):
         "strides": draw(st.tuples(st.integers(1, 3), st.integers(1, 3))),
         "size": size,
         "unit": draw(st.booleans()),
-        "after": draw(st.sampled_from(["none", "relu", "residual", "residual relu"])),
+        "after": draw(st.sampled_from(["none", "relu", "prelu", "residual", "residual relu", "residual prelu"])),
+        "channel_sign": draw(st.booleans()),
         "next_bits": draw(st.sampled_from([1, 2, 4, 8])),
         "keep": draw(st.booleans()),
         "seed": draw(st.integers(0, 2**16)),
@@ -46,9 +47,12 @@ def build(graphs):
         if "residual" in p["after"]:
             other = b.conv(x, "Binary", p["out"], p["kernel"], p["strides"], p["pads"])
             y = b.op("Add", y, other) if p["keep"] else b.op("Add", other, y)
-        if "relu" in p["after"]:
+        if p["after"].endswith("prelu"):
+            y = b.prelu(y)
+        elif p["after"].endswith("relu"):
             y = b.op("Relu", y)
-        a = b.quantize(y, p["next_bits"], sign=not p["unit"])
+        by_channel = p.get("channel_sign") and p["next_bits"] == 1
+        a = b.channel_sign(y) if by_channel else b.quantize(y, p["next_bits"], sign=not p["unit"])
         z = b.conv(a, "Ternary", 16, (1, 1))
         if p["keep"]:
             z = b.op("Add", z, b.conv(b.quantize(y, 2), "Binary", 16, (1, 1)))

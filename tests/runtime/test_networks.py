@@ -14,6 +14,13 @@ def test_cifar_resnet_equals_onnxruntime(graphs, check, kind, bits):
     check(graphs.resnet(3, kind, bits, 32, blocks=2))
 
 
+@pytest.mark.parametrize("kind", ["Binary", "Quaternary"])
+def test_reactnet_equals_onnxruntime(graphs, check, kind):
+    session = check(graphs.resnet(3, kind, 1, 16, blocks=2, react=True))
+    alone = [name for name in session.kernels().values() if name.startswith("elementwise")]
+    assert not alone  # slopes and thresholds are part of the convolutions' epilogues
+
+
 @pytest.mark.parametrize(("kind", "bits"), [("Binary", 1), ("Ternary", 2)])
 def test_imagenet_resnet_equals_onnxruntime(graphs, check, kind, bits):
     check(graphs.resnet(4, kind, bits, 64, (64, 128, 256), 1, "B", 7, pool=True), count=1)

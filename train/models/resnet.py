@@ -5,9 +5,13 @@ Activation quantizers sit where a tensor is produced for convolutions; the resid
 
     8, 4, 2 bits   a = quant1(x)     y = quant2(relu(bn1(conv1(a))))     out = relu(bn2(conv2(y)) + shortcut(x))
     1 bit          y = bn1(conv1(sign(x))) + shortcut(x)                 out = bn2(conv2(sign(y))) + y
+    1 bit          y = f(bn1(conv1(sign(x - t))) + shortcut(x))          out = f(bn2(conv2(sign(y - t))) + y)
 
-The second form is Bi-Real Net's (Liu et al., ECCV 2018): a shortcut around every convolution and no ReLU. The 1x1
-convolution of shortcut form B reads the codes of quant1, as the block's first convolution does.
+The second form is Bi-Real Net's (Liu et al., ECCV 2018; `one_bit` "bi-real"): a shortcut around every convolution, no ReLU.
+The third is ReActNet's (Liu et al., ECCV 2020; "reactnet"): f is a PReLU of a slope a channel, t a threshold a channel.
+ReActNet also shifts each channel before and after f; here the next BatchNorm's bias and the next threshold do that. "prelu"
+and "threshold" have one of the two. A bottleneck has f after two of its BatchNorms and after its sum. The 1x1 convolution of
+shortcut form B reads the codes of quant1, as the block's first convolution does.
 """
 
 import fnmatch
@@ -16,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bitplane.train.activations import activation_quantizer
+from bitplane.train.activations import PRelu, activation_quantizer
 from bitplane.train.config import ARCHITECTURES, ModelConfig
 from bitplane.train.errors import ConfigError
 from bitplane.train.layers import LowBitConv2d, PadShortcut, PixelConv2d, PixelInput
@@ -31,12 +35,14 @@ class BasicBlock(nn.Module):
     def __init__(self, in_channels: int, width: int, stride: int, config: ModelConfig, shortcut: str) -> None:
         super().__init__()
         self.bi_real = config.activations == 1
-        self.quant1 = activation_quantizer(config.activations)
+        self.quant1 = _quantizer(in_channels, config)
         self.conv1 = _conv(in_channels, width, 3, stride, config)
         self.bn1 = nn.BatchNorm2d(width)
-        self.quant2 = activation_quantizer(config.activations)
+        self.act1 = _one_bit_activation(width, config)
+        self.quant2 = _quantizer(width, config)
         self.conv2 = _conv(width, width, 3, 1, config)
         self.bn2 = nn.BatchNorm2d(width)
+        self.act2 = _one_bit_activation(width, config)
         self.downsample = _downsample(in_channels, width, stride, config, shortcut)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -45,8 +51,8 @@ class BasicBlock(nn.Module):
         y = self.bn1(self.conv1(a))
         s = _shortcut(self.downsample, x, a)
         if self.bi_real:
-            y = y + s
-            return self.bn2(self.conv2(self.quant2(y))) + y
+            y = self.act1(y + s)
+            return self.act2(self.bn2(self.conv2(self.quant2(y))) + y)
         return torch.relu(self.bn2(self.conv2(self.quant2(torch.relu(y)))) + s)
 
     def start_as_identity(self) -> None:
@@ -56,7 +62,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (strided, as in torchvision) and 1x1 convolutions with one shortcut; without ReLU at 1 bit."""
+    """1x1, 3x3 (strided, as in torchvision) and 1x1 convolutions with one shortcut; at 1 bit without ReLU."""
 
     expansion = 4
 
@@ -64,30 +70,33 @@ class Bottleneck(nn.Module):
         super().__init__()
         self.bi_real = config.activations == 1
         out = width * self.expansion
-        self.quant1 = activation_quantizer(config.activations)
+        self.quant1 = _quantizer(in_channels, config)
         self.conv1 = _conv(in_channels, width, 1, 1, config)
         self.bn1 = nn.BatchNorm2d(width)
-        self.quant2 = activation_quantizer(config.activations)
+        self.act1 = _one_bit_activation(width, config)
+        self.quant2 = _quantizer(width, config)
         self.conv2 = _conv(width, width, 3, stride, config)
         self.bn2 = nn.BatchNorm2d(width)
-        self.quant3 = activation_quantizer(config.activations)
+        self.act2 = _one_bit_activation(width, config)
+        self.quant3 = _quantizer(width, config)
         self.conv3 = _conv(width, out, 1, 1, config)
         self.bn3 = nn.BatchNorm2d(out)
+        self.act3 = _one_bit_activation(out, config)
         self.downsample = _downsample(in_channels, out, stride, config, shortcut)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] to [N, 4 width, H / stride, W / stride]."""
         a = self.quant1(x)
-        y = self._rectify(self.bn1(self.conv1(a)))
-        y = self._rectify(self.bn2(self.conv2(self.quant2(y))))
-        return self._rectify(self.bn3(self.conv3(self.quant3(y))) + _shortcut(self.downsample, x, a))
+        y = self._rectify(self.bn1(self.conv1(a)), self.act1)
+        y = self._rectify(self.bn2(self.conv2(self.quant2(y))), self.act2)
+        return self._rectify(self.bn3(self.conv3(self.quant3(y))) + _shortcut(self.downsample, x, a), self.act3)
 
     def start_as_identity(self) -> None:
         """Let the block hand on its (rectified) input until training changes it: its last BatchNorm starts at 0."""
         nn.init.zeros_(self.bn3.weight)
 
-    def _rectify(self, x: Tensor) -> Tensor:
-        return x if self.bi_real else torch.relu(x)
+    def _rectify(self, x: Tensor, one_bit: nn.Module) -> Tensor:
+        return one_bit(x) if self.bi_real else torch.relu(x)
 
 
 class ResNet(nn.Module):
@@ -158,6 +167,14 @@ def _conv(in_channels: int, out_channels: int, kernel: int, stride: int, config:
     return LowBitConv2d(
         in_channels, out_channels, kernel, stride, kernel // 2, levels=levels, scale=config.scale, pad_value=pad_value
     )
+
+
+def _quantizer(channels: int, config: ModelConfig) -> nn.Module:
+    return activation_quantizer(config.activations, channels if config.one_bit in ("threshold", "reactnet") else 0)
+
+
+def _one_bit_activation(channels: int, config: ModelConfig) -> nn.Module:
+    return PRelu(channels) if config.activations == 1 and config.one_bit in ("prelu", "reactnet") else nn.Identity()
 
 
 def _downsample(in_channels: int, out_channels: int, stride: int, config: ModelConfig, shortcut: str) -> nn.Module | None:
