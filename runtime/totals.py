@@ -44,6 +44,7 @@ SPAN_VECTOR = 48
 GROUP_ROW = 270
 EPILOGUE = {f.FROM_FEATURES: 11, f.FROM_ACCUMULATORS: 34, f.FROM_SUMS: 34, f.FROM_PLANE_PAIRS: 85}
 QUANTIZE = {f.QUANT_NONE: 0, f.QUANT_ONE: 9, f.QUANT_TWO: 27, f.QUANT_DIVIDE: 25, f.QUANT_BYTES: 25, f.QUANT_FOURS: 30}
+SLOPE = 6  # of a PReLU: multiply, compare and choose
 THRESHOLD = 6
 COPY, NORMALIZE, POOL_TAP = 28, 350, 12  # of 16 features
 SCALAR_PIXEL = 16  # where there are not three channels to interleave
@@ -143,7 +144,9 @@ def _bytes(row: list[int]) -> int:
         if op == f.OP_ELEMENTWISE:
             return out + row[f.HEIGHT] * row[f.SRC_STEP_Y]
         rows = (row[f.HEIGHT] - 1) * row[f.SRC_STEP_Y] + row[f.KERNEL_ROWS] * row[f.SRC_ROW]
-        constants = row[f.WEIGHTS_GROUP] + (row[f.LIMITS_GROUP] if row[f.LIMITS] else 3 * BLOCK * row[f.VECTORS])
+        constants = row[f.WEIGHTS_GROUP] + (
+            row[f.LIMITS_GROUP] if row[f.LIMITS] else (3 + row[f.PRELU]) * BLOCK * row[f.VECTORS]
+        )
         return out + row[f.SRC_PLANES] * rows + row[f.GROUPS] * constants
     if op == f.OP_IMAGE:
         return 2 * area * row[f.CHANNELS]
@@ -189,7 +192,7 @@ def _instructions(row: list[int], cpu: Cpu) -> float:
 
 
 def _epilogue(row: list[int]) -> int:
-    return _blocks(row) * (EPILOGUE[row[f.SRC_KIND]] + QUANTIZE[row[f.QUANT]])
+    return _blocks(row) * (EPILOGUE[row[f.SRC_KIND]] + QUANTIZE[row[f.QUANT]] + SLOPE * row[f.PRELU])
 
 
 def _conv_instructions(row: list[int], cpu: Cpu, width: float) -> float:

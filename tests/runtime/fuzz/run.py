@@ -30,6 +30,7 @@ TESTS = Path(__file__).resolve().parents[2]
 SOURCES = [
     TESTS / "fixtures/format-1.1/every-operator.onnx",
     TESTS / "fixtures/format-1.1/ternary4.onnx",
+    TESTS / "fixtures/format-1.2/reactnet.onnx",
     TESTS / "fixtures/format-1/binary1.onnx",
     TESTS / "fixtures/format-1/ternary2.onnx",
     TESTS / "fixtures/format-1/quaternary4.onnx",
