@@ -17,10 +17,13 @@ def images() -> torch.Tensor:
     return torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize(("weights", "activations"), [("float", 32), ("ternary", 32), ("binary", 1)])
+@pytest.mark.parametrize(
+    ("weights", "activations", "one_bit"),
+    [("float", 32, "bi-real"), ("ternary", 32, "bi-real"), ("binary", 1, "bi-real"), ("binary", 1, "reactnet")],
+)
 @pytest.mark.parametrize(("deep", "shallow"), [("resnet56", "resnet20"), ("resnet34", "resnet18")])
-def test_a_deeper_network_starts_as_the_shallower_one(tmp_path, images, weights, activations, deep, shallow):
-    config = ModelConfig(model=shallow, weights=weights, activations=activations)
+def test_a_deeper_network_starts_as_the_shallower_one(tmp_path, images, weights, activations, one_bit, deep, shallow):
+    config = ModelConfig(model=shallow, weights=weights, activations=activations, one_bit=one_bit)
     source = build_model(config)
     save_file(source.state_dict(), tmp_path / "model.safetensors")
     model = build_model(replace(config, model=deep))
@@ -40,3 +43,23 @@ def test_a_network_of_another_kind_is_no_start(tmp_path, deep, shallow):
     save_file(build_model(ModelConfig(model=shallow)).state_dict(), tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match="belongs to another model"):
         load_weights(build_model(ModelConfig(model=deep)), tmp_path / "model.safetensors", lenient=True)
+
+
+@pytest.mark.parametrize("model", ["resnet20", "resnet50"])
+def test_reactnets_blocks_start_from_bi_real_nets(tmp_path, images, model):
+    """With slopes of 1 and thresholds of 0 they are its blocks; both learn from the first step on."""
+    bi_real = build_model(ModelConfig(model=model, weights="binary", activations=1)).train()
+    bi_real(images)
+    save_file(bi_real.state_dict(), tmp_path / "model.safetensors")
+    react = build_model(ModelConfig(model=model, weights="binary", activations=1, one_bit="reactnet"))
+    new = load_weights(react, tmp_path / "model.safetensors", lenient=True)
+    kinds = {name.rpartition(".")[2] for name in new}
+    assert kinds == {"threshold", "weight"}
+    with torch.no_grad():
+        for name, p in react.named_parameters():
+            if name in new and name.endswith("weight"):
+                p.fill_(1)
+    torch.testing.assert_close(react.eval()(images), bi_real.eval()(images))
+    react.train()(images).square().sum().backward()
+    parameters = dict(react.named_parameters())
+    assert all(parameters[name].grad.abs().sum() > 0 for name in new)

@@ -59,6 +59,7 @@ class BasicBlock(nn.Module):
         """Let the block hand on its (rectified) input until training changes it: the last BatchNorm of each sum starts at 0."""
         for norm in (self.bn1, self.bn2) if self.bi_real else (self.bn2,):
             nn.init.zeros_(norm.weight)
+        _straighten(self.act1, self.act2)
 
 
 class Bottleneck(nn.Module):
@@ -94,6 +95,7 @@ class Bottleneck(nn.Module):
     def start_as_identity(self) -> None:
         """Let the block hand on its (rectified) input until training changes it: its last BatchNorm starts at 0."""
         nn.init.zeros_(self.bn3.weight)
+        _straighten(self.act3)
 
     def _rectify(self, x: Tensor, one_bit: nn.Module) -> Tensor:
         return one_bit(x) if self.bi_real else torch.relu(x)
@@ -175,6 +177,12 @@ def _quantizer(channels: int, config: ModelConfig) -> nn.Module:
 
 def _one_bit_activation(channels: int, config: ModelConfig) -> nn.Module:
     return PRelu(channels) if config.activations == 1 and config.one_bit in ("prelu", "reactnet") else nn.Identity()
+
+
+def _straighten(*activations: nn.Module) -> None:
+    for m in activations:
+        if isinstance(m, PRelu):
+            nn.init.ones_(m.weight)
 
 
 def _downsample(in_channels: int, out_channels: int, stride: int, config: ModelConfig, shortcut: str) -> nn.Module | None:
