@@ -1,10 +1,11 @@
 """A study's picture: top-1 accuracy over latency with the Pareto front, as an image (matplotlib)."""
 
 from pathlib import Path
+from typing import Any
 
 from bitplane.benchmarks.peers import ENGINES
 from bitplane.benchmarks.report import group_front
-from bitplane.benchmarks.results import Group
+from bitplane.benchmarks.results import Group, Row
 
 
 def has_picture(g: Group) -> bool:
@@ -51,10 +52,6 @@ def draw(g: Group, path: Path) -> None:
             label=engine,
             zorder=3,
         )
-        if own:
-            for r, left, top in ((r, a, b) for r, a, b in zip(mine, x, y, strict=True) if r in best):
-                name = r.network if several else r.network.partition(" ")[2] or r.network
-                axes.annotate(name, (left, top), xytext=(-5, 6), textcoords="offset points", fontsize=8, ha="right")
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter("{x:g}")
@@ -63,7 +60,24 @@ def draw(g: Group, path: Path) -> None:
     axes.set_ylabel("top-1 accuracy, %")
     axes.set_title(g.name)
     axes.margins(0.25 if several else 0.2, 0.12)  # room for the first name
+    own = [r for r in best if r.engine == "bitplane"]
+    _name(axes, {r.network if several else r.network.partition(" ")[2] or r.network: r for r in own})
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
     figure.savefig(path, dpi=120, bbox_inches="tight")
     plt.close(figure)
+
+
+def _name(axes: Any, rows: dict[str, Row]) -> None:
+    """Write names to the upper left of their points, from the lowest up, each clear of the one below it."""
+    height, reach = 10.0, 90.0  # points of a name
+    axes.figure.canvas.draw()  # applies margins and scales
+    unit = 72 / axes.figure.dpi
+    placed: list[tuple[float, float]] = []
+    for name, r in sorted(rows.items(), key=lambda item: item[1].top1 or 0):
+        assert r.stream is not None
+        point = (r.stream.ms.value, 100 * (r.top1 or 0))
+        x, y = axes.transData.transform(point) * unit
+        top = max([y + 6, *(below + height for other, below in placed if abs(other - x) < reach)])
+        placed.append((x, top))
+        axes.annotate(name, point, xytext=(-5, top - y), textcoords="offset points", fontsize=8, ha="right")
