@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from bitplane.benchmarks.peers.ort import session as ort_session
 from bitplane.runtime import InferenceSession
+from bitplane.runtime import format as fmt
 
 BATCH = 50
 
@@ -68,4 +69,4 @@ def agreement(path: Path, images: NDArray[np.generic]) -> Agreement:
 
 def _kind(model: onnx.ModelProto, name: str) -> int:
     node = next(n for n in model.graph.node if name in n.output)
-    return onnx.TensorProto.UINT8 if node.op_type in ("Quantize", "Sign", "ChannelSign") else onnx.TensorProto.FLOAT
+    return onnx.TensorProto.UINT8 if node.op_type in fmt.CODERS else onnx.TensorProto.FLOAT

@@ -78,12 +78,13 @@ def write_node(b: GraphBuilder, node: Node, ends: Container[str] = (), weight: s
             value = b.node("Clip", f"{node.name}.clip", [value, low, high])
             return b.node("Mul", node.name, [value, step])
         case Sign():
-            zero, high, low = (
-                b.constant(f"{node.name}.{k}", scalar(v)) for k, v in (("zero", 0), ("high", node.scale), ("low", -node.scale))
+            thresholds = (
+                b.constant(f"{node.name}.zero", scalar(0))
+                if node.thresholds is None
+                else b.channels(f"{node.name}.thresholds", node.thresholds)
             )
-            if node.thresholds is not None:
-                zero = b.channels(f"{node.name}.thresholds", node.thresholds)
-            value = b.node("GreaterOrEqual", f"{node.name}.reached", [value, zero])
+            high, low = (b.constant(f"{node.name}.{k}", scalar(v)) for k, v in (("high", node.scale), ("low", -node.scale)))
+            value = b.node("GreaterOrEqual", f"{node.name}.reached", [value, thresholds])
             return b.node("Where", node.name, [value, high, low])
         case Relu():
             return b.node("Relu", node.name, [value])

@@ -24,8 +24,6 @@ from bitplane.export.evaluate import evaluate
 from bitplane.export.network import QUANTIZERS, Network, Node, Quantize
 from bitplane.runtime import format as fmt
 
-CODERS = (fmt.QUANTIZE, fmt.SIGN, fmt.CHANNEL_SIGN)
-"""Operators whose result is codes."""
 LOGIT_LIMIT = 1e-4
 """Largest difference of a logit from the reference's, as a part of the spread of a sample's logits."""
 READING_LIMIT = 1e-2
@@ -162,7 +160,7 @@ def run_onnxruntime(file: onnx.ModelProto, samples: Tensor, taps: Sequence[str] 
     """The result of a model on onnxruntime's CPU provider, [N, classes], then the values named in `taps`."""
     tapped = onnx.ModelProto()
     tapped.CopyFrom(file)
-    coded = {n.output[0] for n in file.graph.node if n.domain == fmt.DOMAIN and n.op_type in CODERS}
+    coded = {n.output[0] for n in file.graph.node if n.domain == fmt.DOMAIN and n.op_type in fmt.CODERS}
     if not file.functions:  # inlined: the last operator of `Quantize` and of `Sign`
         quantized = {n.output[0] for n in file.graph.node if n.op_type == "QuantizeLinear"}
         coded |= {n.output[0] for n in file.graph.node if n.op_type == "Clip" and n.input[0] in quantized}

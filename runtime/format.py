@@ -36,6 +36,9 @@ TERNARY_WEIGHT = "TernaryWeight"
 QUATERNARY_WEIGHT = "QuaternaryWeight"
 INT8_WEIGHT = "Int8Weight"
 
+CODERS = (QUANTIZE, SIGN, CHANNEL_SIGN)
+"""Operators whose result is codes."""
+
 LEVELS = {BINARY_CONV: "binary", TERNARY_CONV: "ternary", QUATERNARY_CONV: "quaternary"}
 """Convolution on codes: name of its level set."""
 

@@ -343,9 +343,11 @@ def describe_all() -> str:
         known = {name for name in _BODIES if _SINCE.get(name, 0) <= minor}
         same = {name for name in known if minor < MINOR and signature(function(name, minor)) == signature(function(name))}
         names = [name for name in _BODIES if name in known - same]
+        if not names:
+            continue
         note = "" if minor == MINOR else " (the operators whose body differs)"
         body = "\n\n".join(describe(function(name, minor)) for name in names)
-        parts.append(f"### 1.{minor}{note}\n\n" + (f"```\n{body}\n```" if names else "None."))
+        parts.append(f"### 1.{minor}{note}\n\n```\n{body}\n```")
     return "\n\n".join(parts)
 
 

@@ -97,6 +97,10 @@ class ModelConfig:
         for entry in self.layer_weights:
             if entry.partition("=")[2] not in ("binary", "ternary", "quaternary"):
                 raise ConfigError(f"`layer_weights` (={entry}) must read PATTERN=binary, ternary or quaternary")
+        if self.one_bit != "bi-real" and self.activations != 1:
+            raise ConfigError(
+                f"`one_bit` (={self.one_bit}) is a form of 1-bit `activations`, which are {self.activations} here"
+            )
         if self.layer_weights and self.weights == "float":
             raise ConfigError("`layer_weights` needs low-bit `weights`; with float there are no low-bit layers to change")
         if self.scale == "two-sided" and self.weights not in ("ternary", "float"):

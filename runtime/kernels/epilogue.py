@@ -154,7 +154,7 @@ def _emit_row(b: Any, source_kind: int, quant_kind: int, a: RowArguments) -> Non
             out = place(a.codes, b.mul(block.index, i64(size)), a.codes_row, a.codes_pixel)
             _emit_quantize(b, quant_kind, value, levels, step, top, a.planes, out, a.codes_plane)
 
-        # Two loops: a branch in one would cost a small network of 1-bit activations 8 % of its time.
+        # Two loops: a branch in one would cost a small network of 1-bit activations 8 % of its time (docs/decisions/0011).
         with b.if_else(b.icmp_signed("!=", a.prelu, i64(0))) as (sloped, straight):
             for where in (sloped, straight):
                 with where:

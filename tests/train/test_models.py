@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from bitplane.train.checkpoint import load_weights
 from bitplane.train.config import ModelConfig
-from bitplane.train.errors import CheckpointError
+from bitplane.train.errors import CheckpointError, ConfigError
 from bitplane.train.models import build_model
 
 
@@ -63,3 +63,8 @@ def test_reactnets_blocks_start_from_bi_real_nets(tmp_path, images, model):
     react.train()(images).square().sum().backward()
     parameters = dict(react.named_parameters())
     assert all(parameters[name].grad.abs().sum() > 0 for name in new)
+
+
+def test_reactnets_blocks_are_refused_with_other_bits():
+    with pytest.raises(ConfigError, match=r"`one_bit` \(=reactnet\) is a form of 1-bit `activations`, which are 2 here"):
+        ModelConfig(activations=2, one_bit="reactnet")
