@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def broken(path: Path, how: str) -> Path:
         "not ONNX": b"hello\n",
         "empty": b"",
         "unknown operator": data.replace(b"TernaryConv", b"TernaryConw"),
-        "unknown version": data.replace(b"bitplane.format_version\x12\x031.1", b"bitplane.format_version\x12\x039.1"),
+        "unknown version": re.sub(rb"(?<=bitplane\.format_version\x12\x03)1(?=\.\d)", b"9", data),
     }[how]
     assert data != MODEL.read_bytes()
     path.write_bytes(data)
