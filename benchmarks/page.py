@@ -1,7 +1,7 @@
 """A study as one HTML page that needs no network: tables, and interactive plots (Bokeh, its script inside the page)."""
 
 from bokeh.embed import components
-from bokeh.models import ColumnDataSource, FactorRange, HoverTool
+from bokeh.models import BasicTickFormatter, ColumnDataSource, FactorRange, FixedTicker, HoverTool
 from bokeh.palettes import Category20
 from bokeh.plotting import figure
 from bokeh.resources import Resources
@@ -128,6 +128,12 @@ def _scatter(g: Group) -> figure:
         color = Category20[20][index % 20]
         drawn = plot.scatter("x", "y", source=_source(mine), size=size, color=color, legend_label=engine)
         plot.add_tools(HoverTool(renderers=[drawn], tooltips=TIPS))
+    # Bokeh's own ticks are even below two decades, and so crowd at the slow end.
+    decades = [10.0**d for d in range(-4, 6)]
+    plot.xaxis.ticker = FixedTicker(
+        ticks=[m * d for d in decades for m in (1, 2, 5)], minor_ticks=[m * d for d in decades for m in (3, 4, 6, 7, 8, 9)]
+    )
+    plot.xaxis.formatter = BasicTickFormatter(precision=4, use_scientific=False)
     plot.legend.click_policy = "hide"
     plot.legend.label_text_font_size = "10px"
     plot.add_layout(plot.legend[0], "right")
