@@ -105,7 +105,7 @@ def page(experiment: Experiment, records: list[Record]) -> str:
 def _table(experiment: Experiment, g: Group, records: list[Record], epochs: int) -> Iterator[str]:
     columns = [c for c in g.axes[g.columns] if any(r.axes[g.columns] == c for r in records)]
     rows = [k for k in g.axes if k not in ("seed", g.columns)]
-    yield from (f"## {g.name[0].upper()}{g.name[1:]}, {epochs} epochs", "")
+    yield from (f"## {g.name[0].upper()}{g.name[1:]}, {epochs} epoch{'s' * (epochs != 1)}", "")
     starts = sorted({(round(100 * r.init["top1"], 2), r.init["epochs"]) for r in records if r.init})
     if starts:
         yield "Started from " + ", ".join(f"a float network of {t:.2f} % ({e} epochs)" for t, e in starts) + "."
