@@ -16,7 +16,8 @@ from bitplane.runtime.digest import planes_sha256, weights_sha256
 from bitplane.runtime.errors import ModelError
 from bitplane.runtime.functions import known_signatures, signature
 from bitplane.runtime.model import MAX_ELEMENTS, Load, Model, Node, Output, Tensor
-from bitplane.runtime.operators import LOADED, READERS, NodeReader, plain
+from bitplane.runtime.operators import READERS, NodeReader
+from bitplane.runtime.values import LOADED, plain
 
 MAX_FILE = 1 << 30
 """Bytes of the largest file read."""
