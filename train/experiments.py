@@ -6,14 +6,15 @@ A description (TOML) has options common to all runs, groups of runs, and publish
     [common]                         # options of `bitplane train`, by their names there
     [[group]]
     name = "end to end"
-    init = "float"                   # optional: start from the finished run of that group with the same model
+    init = "float"                   # optional: start from the finished run of that group with the same axes, where it has them
+    teacher = "float"                # optional: learn from the logits of that group's run too
     columns = "method"               # axis that the table shows as columns
     options = { scale = "none" }
     axes = { seed = [0, 1, 2], weights = ["binary", "ternary"], method = ["bc", "pc"] }     # the first varies slowest
     [[group.override]]               # where axes have these values
     when = { method = "pq" }
     options = { rho_0 = 1e-4 }
-    init = false                     # optional: start at random; `teacher = true`: learn from the network of `init` too
+    init = false                     # optional: start at random; `teacher = "float"`: as for a group
     [[reference]]
     group = "end to end"
     when = { weights = "binary", method = "bc" }
@@ -54,6 +55,7 @@ class Group:
     columns: str
     options: Mapping[str, Any] = field(default_factory=dict)
     init: str = ""
+    teacher: str = ""
     override: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -112,6 +114,9 @@ def read_experiment(path: Path) -> Experiment:
     for g in groups:
         if g.init and g.init not in names[: names.index(g.name)]:
             raise ConfigError(f"{path}: group '{g.name}' starts from '{g.init}', which is no group before it")
+        for teacher in (g.teacher, *(o.get("teacher", "") for o in g.override)):
+            if teacher and teacher not in names[: names.index(g.name)]:
+                raise ConfigError(f"{path}: group '{g.name}' learns from '{teacher}', which is no group before it")
         if g.columns not in g.axes:
             raise ConfigError(f"{path}: group '{g.name}' has no axis '{g.columns}' for its columns")
     return experiment
@@ -134,24 +139,28 @@ def plan(experiment: Experiment, output: Path, options: Mapping[str, Any], init:
         for values in itertools.product(*g.axes.values()):
             axes = dict(zip(g.axes, values, strict=True))
             chosen = {**experiment.common, **g.options, **{k: v for k, v in axes.items() if k != VARIANT}}
-            source = (init or _source(g, axes, planned)) if g.init else None
-            start = source
+            start, teacher = g.init, g.teacher
             for o in g.override:
                 if matches(o["when"], axes):
                     chosen |= o.get("options", {})
-                    start = start if o.get("init", True) else None
-                    chosen |= {"teacher": str(source)} if o.get("teacher") else {}
+                    start = start if o.get("init", True) else ""
+                    teacher = o.get("teacher", teacher)
+            source = {
+                name: init if init and name == g.init else _run_of(name, axes, planned) for name in {start, teacher} - {""}
+            }
+            chosen |= {"teacher": str(source[teacher])} if teacher else {}
             config = from_flat({**chosen, **options})
             name = "-".join(f"{k[0]}{v}" if not isinstance(v, str) else v for k, v in axes.items())
             folder = f"{g.name}/{name}-e{config.epochs}".replace(" ", "-")
-            planned.append(Planned(g, axes, config, output / folder, start))
+            planned.append(Planned(g, axes, config, output / folder, source.get(start)))
     return planned
 
 
-def _source(g: Group, axes: Mapping[str, Any], planned: list[Planned]) -> Path | None:
-    # The run of the group that g starts from: of the same model, where that is an axis.
-    shared = {k: v for k, v in axes.items() if k == "model"}
-    return next((q.folder for q in planned if q.group.name == g.init and matches(shared, q.axes)), None)
+def _run_of(group: str, axes: Mapping[str, Any], planned: list[Planned]) -> Path | None:
+    """The run of a group that has the values of `axes`, on those of its axes that have them at all."""
+    runs = [q for q in planned if q.group.name == group]
+    shared = {k: v for k, v in axes.items() if any(q.axes.get(k) == v for q in runs)}
+    return next((q.folder for q in runs if matches(shared, q.axes)), None)
 
 
 def run_missing(chosen: list[Planned], load: Callable[[DataConfig], Dataset], *, progress: bool = True) -> list[str]:

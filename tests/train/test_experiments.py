@@ -78,16 +78,26 @@ columns = "weights"
 axes = { weights = ["binary"], variant = ["plain", "alone"] }
 [[group.override]]
 when = { variant = "alone" }
-teacher = true
+teacher = "float"
 init = false
+[[group]]
+name = "second stage"
+init = "fine tuned"
+teacher = "float"
+columns = "method"
+axes = { seed = [1, 7], weights = ["binary"], method = ["pq"] }
 """
     description.write_text(description.read_text() + more)
     planned = e.plan(e.read_experiment(description), tmp_path, {})
-    taught, planned = planned[-2:], planned[-4:-2]
+    again, taught, planned = planned[-2:], planned[-4:-2], planned[-6:-4]
     float_run = tmp_path / "float" / "s0-resnet20-e2"
     assert [(p.start, p.config.recipe.teacher) for p in taught] == [(float_run, ""), (None, str(float_run))]
     assert [p.config.recipe.label_smoothing for p in planned] == [0.0, 0.1]
     assert planned[1].folder.name == "binary-quite-smooth-e2"
+    assert [p.start.name for p in again if p.start] == ["s1-resnet20-binary-pq-e2", "s0-resnet20-binary-pq-e2"]
+    assert [p.config.recipe.teacher for p in again] == [str(float_run)] * 2
+    given = e.plan(e.read_experiment(description), tmp_path, {}, tmp_path / "mine")[-1]
+    assert (given.start, given.config.recipe.teacher) == (tmp_path / "mine", str(float_run))
 
 
 def test_one_command_trains_what_is_missing_and_collects(description, tmp_path, capsys, monkeypatch):
@@ -176,6 +186,7 @@ def test_a_start_that_is_not_finished_is_named(description, tmp_path):
     [
         (("title", "titel"), "'title' is missing"),
         (('init = "float"', 'init = "floats"'), "starts from 'floats', which is no group before it"),
+        (('init = "float"', 'teacher = "floats"'), "learns from 'floats', which is no group before it"),
         (('columns = "method"', 'columns = "depth"'), "has no axis 'depth'"),
         (("top1 = 12.5", "top = 12.5"), "`top1` of a reference"),
         (("[common]", "[commons]"), "`commons` is not a field"),
