@@ -108,7 +108,7 @@ def _table(experiment: Experiment, g: Group, records: list[Record], epochs: int)
     yield from (f"## {g.name[0].upper()}{g.name[1:]}, {epochs} epoch{'s' * (epochs != 1)}", "")
     starts = sorted({(round(100 * r.init["top1"], 2), r.init["epochs"]) for r in records if r.init})
     if starts:
-        yield "Started from " + ", ".join(f"a float network of {t:.2f} % ({e} epochs)" for t, e in starts) + "."
+        yield "Started from " + ", ".join(f"a network of {t:.2f} % ({e} epochs)" for t, e in starts) + "."
     devices = sorted({f"{r.device}, torch {r.torch}" for r in records})
     seconds = statistics.median(r.seconds / r.epochs for r in records)
     yield from (f"{'; '.join(devices)}; {seconds:.1f} s an epoch (median).", "")
