@@ -156,11 +156,11 @@ def plan(experiment: Experiment, output: Path, options: Mapping[str, Any], init:
     return planned
 
 
-def _run_of(group: str, axes: Mapping[str, Any], planned: list[Planned]) -> Path | None:
-    """The run of a group that has the values of `axes`, on those of its axes that have them at all."""
+def _run_of(group: str, axes: Mapping[str, Any], planned: list[Planned]) -> Path:
+    """The run of a planned group that has the values of `axes`, on those of its axes that have them at all."""
     runs = [q for q in planned if q.group.name == group]
     shared = {k: v for k, v in axes.items() if any(q.axes.get(k) == v for q in runs)}
-    return next((q.folder for q in runs if matches(shared, q.axes)), None)
+    return next(q.folder for q in runs if matches(shared, q.axes))
 
 
 def run_missing(chosen: list[Planned], load: Callable[[DataConfig], Dataset], *, progress: bool = True) -> list[str]:
