@@ -9,8 +9,8 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from bitplane.benchmarks.peers.ort import session as ort_session
+from bitplane.format import names as fmt
 from bitplane.runtime import InferenceSession
-from bitplane.runtime import format as fmt
 
 BATCH = 50
 

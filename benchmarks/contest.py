@@ -14,14 +14,11 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from bitplane.benchmarks import machine
+from bitplane.benchmarks.errors import PeerError
 from bitplane.benchmarks.results import Conditions
 from bitplane.benchmarks.statistics import NOISY, spread
 
 REFERENCE = bytes(1 << 18)
-
-
-class PeerError(Exception):
-    """A contestant that cannot start or died; the message becomes its row's."""
 
 
 class Worker:

@@ -37,9 +37,9 @@ from pathlib import Path
 
 import msgspec
 
+from bitplane.benchmarks.errors import StudyError
 from bitplane.benchmarks.machine import processors
 from bitplane.benchmarks.peers import ENGINES, LAYER_ENGINES
-from bitplane.benchmarks.results import StudyError
 
 LOW_BIT = re.compile(r"(binary|ternary|quaternary)/(1|2|4|8)")
 LAYER = re.compile(r"(binary|ternary|quaternary)/(1|2|4) (\d+)x(\d+)")

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bitplane.benchmarks.contest import PeerError
+from bitplane.benchmarks.errors import PeerError
 
 SUFFIX = {"inlined": ".onnx", "int8": ".onnx", "nncf": ".xml", "tflite": ".tflite", "tflite8": ".tflite"}
 

@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from bitplane.benchmarks.results import Group, Row, Study, StudyError
+from bitplane.benchmarks.errors import StudyError
+from bitplane.benchmarks.results import Group, Row, Study
 
 
 def front(rows: Iterable[Row]) -> list[Row]:

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bitplane.benchmarks.results import StudyError
+from bitplane.benchmarks.errors import StudyError
 
 CPU = {
     "NUMBA_CPU_NAME": "haswell",

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitplane.benchmarks.description import GroupPlan, files
-from bitplane.benchmarks.results import StudyError
+from bitplane.benchmarks.errors import StudyError
 
 CALIBRATION = 256
 

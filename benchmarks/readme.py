@@ -10,8 +10,9 @@
 import re
 
 from bitplane.benchmarks import statistics
+from bitplane.benchmarks.errors import StudyError
 from bitplane.benchmarks.report import cells, conditions, group_front, heads
-from bitplane.benchmarks.results import Group, Row, Study, StudyError
+from bitplane.benchmarks.results import Group, Row, Study
 
 BLOCK = re.compile(r"(<!-- (study|layers|networks): (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 

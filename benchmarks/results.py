@@ -12,11 +12,9 @@ from typing import Any
 
 import msgspec
 
+from bitplane.benchmarks.errors import StudyError
+
 VERSION = 1
-
-
-class StudyError(Exception):
-    """A description, a results file or a request that cannot be used; one line that names the file and the field."""
 
 
 @dataclass(frozen=True)

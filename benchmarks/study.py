@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from bitplane.benchmarks import forms, statistics
-from bitplane.benchmarks.contest import Contest, PeerError, cold_start
+from bitplane.benchmarks.contest import Contest, cold_start
 from bitplane.benchmarks.description import Description, GroupPlan, Measure, files
+from bitplane.benchmarks.errors import PeerError
 from bitplane.benchmarks.machine import describe_machine
 from bitplane.benchmarks.networks import CALIBRATION, Images, Network, find_networks
 from bitplane.benchmarks.peers import ENGINES, LAYER_ENGINES, Engine

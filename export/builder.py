@@ -5,8 +5,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from bitplane.export.network import INPUT, Flatten, Float64, Kept, MaxPool, Network, PadShortcut
-from bitplane.runtime import format as fmt
-from bitplane.runtime.functions import function
+from bitplane.format import names as fmt
+from bitplane.format.functions import function
 
 Attribute = int | float | str | list[int]
 

@@ -12,8 +12,8 @@ from onnx.reference import ReferenceEvaluator
 from bitplane.export.errors import ExportError
 from bitplane.export.network import Float64, Weight, integer_weight
 from bitplane.export.qonnx import QONNX_DOMAINS
-from bitplane.runtime.model import MAX_ELEMENTS
-from bitplane.train.levels import LEVEL_SETS
+from bitplane.format.levels import LEVEL_SETS
+from bitplane.format.limits import MAX_ELEMENTS
 
 FOLDABLE = (
     "Identity",

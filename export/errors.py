@@ -1,6 +1,6 @@
 """The error of `bitplane.export`."""
 
-from bitplane.train.errors import BitplaneError
+from bitplane.errors import BitplaneError
 
 
 class ExportError(BitplaneError):

@@ -33,7 +33,7 @@ from bitplane.export.network import (
     Weight,
     sources,
 )
-from bitplane.runtime import format as fmt
+from bitplane.format import names as fmt
 
 
 @torch.no_grad()

@@ -27,9 +27,9 @@ from bitplane.export.reading import Normalization
 from bitplane.export.sources import IMAGENET, file_sha256, load_onnx, load_torchvision
 from bitplane.export.verify import Verification, verify
 from bitplane.export.write import write_atomically
-from bitplane.runtime import format as fmt
-from bitplane.runtime.digest import planes_sha256, weights_sha256
-from bitplane.train.levels import LEVEL_SETS
+from bitplane.format import names as fmt
+from bitplane.format.checksums import planes_sha256, weights_sha256
+from bitplane.format.levels import LEVEL_SETS
 
 Form = Literal["packed", "inlined", "dequantized", "qonnx"]
 KEEP_ALL = Quantization()

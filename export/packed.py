@@ -36,9 +36,10 @@ from bitplane.export.network import (
     Relu,
     Sign,
 )
-from bitplane.export.pack import LOW_BIT_CONV, LOW_BIT_WEIGHT, pack_weight
-from bitplane.runtime import format as fmt
-from bitplane.train.levels import LEVEL_SETS
+from bitplane.format import names as fmt
+from bitplane.format.levels import LEVEL_SETS
+from bitplane.format.limits import PIXEL_WEIGHT_LIMIT
+from bitplane.format.pack import pack_weight
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def integer_route(network: Network, conv: Conv) -> str:
     source = network.producers().get(conv.source)
     w = conv.weight
     if isinstance(source, Normalize):
-        if w.levels != "int8" or w.integers is None or np.abs(w.integers).max() > fmt.PIXEL_WEIGHT_LIMIT or conv.group != 1:
+        if w.levels != "int8" or w.integers is None or np.abs(w.integers).max() > PIXEL_WEIGHT_LIMIT or conv.group != 1:
             return "its weights are float" if w.integers is None else "its weights do not fit the pixel convolution"
         mean = source.mean
         whole = (mean == mean[0]).all() and float(mean[0]).is_integer() and 0 <= mean[0] <= 255 and (source.std == 1).all()
@@ -216,7 +217,7 @@ class _Writer:
         return b.node(fmt.PIXEL_CONV, conv.name, inputs, fmt.DOMAIN, strides=list(conv.strides), pads=list(conv.pads))
 
     def _low_bit_conv(self, conv: Conv, folded: FoldedConv) -> str:
-        b, operator = self.builder, LOW_BIT_CONV[conv.weight.levels]
+        b, operator = self.builder, fmt.LOW_BIT_CONV[conv.weight.levels]
         planes = pack_weight(folded.weight, LEVEL_SETS[conv.weight.levels])
         inputs = [
             self.codes[conv.source],
@@ -293,7 +294,7 @@ class _Writer:
             inputs = [b.constant(f"{conv.name}.{p}", plane) for p, plane in planes.items()]
             inputs.append(b.constant(f"{conv.name}.unit", np.abs(unit).reshape(-1, 1, 1, 1)))
             o, c, kh, kw = w.shape
-            return b.node(LOW_BIT_WEIGHT[w.levels], f"{conv.name}.weight", inputs, fmt.DOMAIN, weight_shape=[o, kh, kw, c])
+            return b.node(fmt.LOW_BIT_WEIGHT[w.levels], f"{conv.name}.weight", inputs, fmt.DOMAIN, weight_shape=[o, kh, kw, c])
         integers: NDArray[np.int8] = w.integers[:, :, 0, 0] if gemm else w.integers
         unit = unit.reshape(-1, *[1] * (integers.ndim - 1))
         inputs = [b.constant(f"{conv.name}.integers", integers), b.constant(f"{conv.name}.unit", unit)]

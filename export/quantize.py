@@ -40,8 +40,8 @@ from bitplane.export.network import (
     integer_weight,
     sources,
 )
-from bitplane.runtime.format import PIXEL_WEIGHT_LIMIT
-from bitplane.train.levels import LEVEL_SETS
+from bitplane.format.levels import LEVEL_SETS
+from bitplane.format.limits import PIXEL_WEIGHT_LIMIT
 from bitplane.train.quantizers import nearest_scale, projector
 
 Calibration = Literal["mse", "minmax", "percentile"]

@@ -34,8 +34,8 @@ from bitplane.export.network import (
 )
 from bitplane.export.qonnx import QONNX_DOMAINS
 from bitplane.export.reading import Normalization, Reading
-from bitplane.runtime import format as fmt
-from bitplane.runtime.model import MAX_ELEMENTS
+from bitplane.format import names as fmt
+from bitplane.format.limits import MAX_ELEMENTS
 
 
 def read_onnx(

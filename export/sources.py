@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from torch import Tensor
 
 from bitplane.export.errors import ExportError
-from bitplane.runtime.model import MAX_ELEMENTS
+from bitplane.format.limits import MAX_ELEMENTS
 from bitplane.train.checkpoint import read_tensors
 from bitplane.train.models import ModelConfig, ResNet, build_model
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from bitplane.export.errors import ExportError
 from bitplane.export.evaluate import evaluate
 from bitplane.export.network import QUANTIZERS, Network, Node, Quantize
-from bitplane.runtime import format as fmt
+from bitplane.format import names as fmt
 
 LOGIT_LIMIT = 1e-4
 """Largest difference of a logit from the reference's, as a part of the spread of a sample's logits."""

@@ -40,7 +40,7 @@ and on the Zen 5, 4-bit codes in and out (median of 15 interleaved times; estima
 
 from dataclasses import dataclass
 
-from bitplane.runtime import format as fmt
+from bitplane.format import names as fmt
 from bitplane.runtime.arena import BYTES, FOURS, CodesLayout
 from bitplane.runtime.kernels.shapes import LOOK_UPS, SUMS, Kind, Tile, is_narrow, tiles_for
 from bitplane.runtime.kernels.target import MACHINE, Cpu

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
-from bitplane.runtime import format as fmt
+from bitplane.format import names as fmt
+from bitplane.format.pack import plane_bytes
 from bitplane.runtime.cost import Estimate
 from bitplane.runtime.model import Classifier, Conv, FloatConv, Model
 
@@ -58,7 +59,7 @@ def describe(model: Model, kernels: dict[str, str], estimates: Mapping[str, Esti
             o, kh, kw, c = node.weight_shape
             bits = model.tensors[node.source].bits or 8
             size = sum(p.nbytes for p in node.planes) if node.pixel_weight is None else node.pixel_weight.nbytes + 1
-            shape, levels, factors = (o, c, kh, kw), fmt.LEVELS.get(node.op, "int8"), 8 * o
+            shape, levels, factors = (o, c, kh, kw), fmt.LEVELS[node.op].name if node.op in fmt.LEVELS else "int8", 8 * o
         elif isinstance(node, FloatConv | Classifier):
             shape, levels, bits = node.weight.shape, node.levels, 32
             size, factors = _stored(shape, levels), 4 * shape[0] * (1 if levels == "float" else 2)
@@ -88,5 +89,5 @@ def describe(model: Model, kernels: dict[str, str], estimates: Mapping[str, Esti
 def _stored(shape: tuple[int, ...], levels: str) -> int:
     """Bytes of a weight of this shape in the file, without its factors."""
     if levels in _PLANE_BITS:
-        return _PLANE_BITS[levels] * shape[0] * fmt.plane_bytes(prod(shape[1:]))
+        return _PLANE_BITS[levels] * shape[0] * plane_bytes(prod(shape[1:]))
     return prod(shape) * (1 if levels == "int8" else 4)

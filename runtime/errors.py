@@ -1,8 +1,6 @@
 """The errors of `bitplane.runtime`: one tree, each message one line that says what is wrong, where, and what to do."""
 
-
-class BitplaneError(Exception):
-    """Base of every error that bitplane raises on purpose."""
+from bitplane.errors import BitplaneError
 
 
 class ModelError(BitplaneError):

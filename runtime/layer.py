@@ -7,14 +7,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bitplane.runtime import format as fmt
+from bitplane.format import names as fmt
+from bitplane.format.pack import pack_plane
 from bitplane.runtime import machine_code
 from bitplane.runtime.arena import BYTES, FOURS
 from bitplane.runtime.kernels import fields as f
 from bitplane.runtime.model import Conv, Model, Quantizer, Tensor
 from bitplane.runtime.plan import make_plan
-
-OPERATORS = {levels: op for op, levels in fmt.LEVELS.items()}
 
 
 @dataclass
@@ -78,8 +77,10 @@ def make_layer(
     pads = (half, half, half, half)
     spread = np.float32(2 / (np.sqrt(k) * (2**bits - 1)))
     factors = np.full(o, spread, np.float32), rng.normal(0, 1, o).astype(np.float32)
-    packed = tuple(fmt.pack_plane(p) for p in planes)
-    conv = Conv("conv", OPERATORS[weights], "a", "y", (o, kernel, kernel, channels), (stride, stride), pads, *factors, packed)
+    packed = tuple(pack_plane(p) for p in planes)
+    conv = Conv(
+        "conv", fmt.LOW_BIT_CONV[weights], "a", "y", (o, kernel, kernel, channels), (stride, stride), pads, *factors, packed
+    )
     nodes = (conv, Quantizer("quantizer", "y", "b", out_bits, 1.0 / (2**out_bits - 1)))
     tensors = {
         fmt.INPUT_NAME: Tensor("pixels", (1, 1, 1)),

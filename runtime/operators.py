@@ -1,4 +1,4 @@
-"""The operators of a packed file (`export/FORMAT.md`, Graph), one method each: a checked ONNX node to a node of `model`."""
+"""The operators of a packed file (`FORMAT.md`, Graph), one method each: a checked ONNX node to a node of `model`."""
 
 import math
 from collections.abc import Callable
@@ -6,7 +6,9 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 
-from bitplane.runtime import format as fmt
+from bitplane.format import names as fmt
+from bitplane.format.limits import PIXEL_WEIGHT_LIMIT
+from bitplane.format.pack import unpack_weight
 from bitplane.runtime.model import (
     MAX_ELEMENTS,
     MAX_STRIDE,
@@ -39,7 +41,7 @@ class NodeReader(Values):
         if len(dims) != 4 or min(dims) < 1 or dims[1] != c or math.prod(dims) > MAX_ELEMENTS:
             raise self.fail(f"weight '{weight_name}' has shape {dims}, expected [O, {c}, kh, kw]")
         weight = self._constant(weight_name, np.int8, dims)
-        limit = fmt.PIXEL_WEIGHT_LIMIT
+        limit = PIXEL_WEIGHT_LIMIT
         if weight.min() < -limit or weight.max() > limit:
             raise self.fail(f"weight '{weight_name}' spans [{weight.min()}, {weight.max()}], expected [-{limit}, {limit}]")
         attributes = self._attributes(node, strides=2, pads=4)
@@ -58,7 +60,7 @@ class NodeReader(Values):
 
     def low_bit_conv(self, node: onnx.NodeProto) -> Conv:
         """`BinaryConv`, `TernaryConv` and `QuaternaryConv`."""
-        names = fmt.PLANES[node.op_type]
+        names = fmt.LEVELS[node.op_type].plane_names
         source, *rest = self._inputs(node, 3 + len(names))
         codes = self._value(source, "codes")
         c, h, w = codes.shape
@@ -67,7 +69,7 @@ class NodeReader(Values):
         if min(shape) < 1 or channels != c or math.prod(shape) > MAX_ELEMENTS:
             raise self.fail(f"weight_shape is {list(shape)}, expected [O, kh, kw, {c}]")
         weights = kh * kw * c
-        if weights * (2**codes.bits - 1) * sum(map(abs, fmt.QUATERNARY_TENTHS)) >= 1 << 31:
+        if weights * (2**codes.bits - 1) * 30 >= 1 << 31:
             raise self.fail(f"sums over {weights} weights overflow 32 bits")
         planes = self._planes(node.op_type, rest[: len(names)], shape)
         self._unpack_budget(round_up(o, 16) * kh * kw * round_up(c, 64 if c > 32 else 32) * len(names))
@@ -79,13 +81,13 @@ class NodeReader(Values):
 
     def low_bit_weight(self, node: onnx.NodeProto) -> None:
         """`BinaryWeight`, `TernaryWeight` and `QuaternaryWeight`."""
-        names = fmt.PLANES[node.op_type]
+        names = fmt.LEVELS[node.op_type].plane_names
         *planes, unit_name = self._inputs(node, len(names) + 1)
         o, kh, kw, c = shape = self._attributes(node, weight_shape=4)["weight_shape"]
         if min(shape) < 1 or math.prod(shape) > MAX_ELEMENTS:
             raise self.fail(f"weight_shape is {list(shape)}, expected [O, kh, kw, C] of 1 to {MAX_ELEMENTS} elements")
         self._unpack_budget(math.prod(shape))
-        integers = fmt.unpack_weight(node.op_type, self._planes(node.op_type, planes, shape), (o, kh, kw, c))
+        integers = unpack_weight(fmt.LEVELS[node.op_type], self._planes(node.op_type, planes, shape), (o, kh, kw, c))
         unit = self._constant(unit_name, np.float32, (o, 1, 1, 1))
         if not (np.isfinite(unit).all() and (unit >= 0).all()):
             raise self.fail(f"unit '{unit_name}' must be finite and not negative")
@@ -272,7 +274,7 @@ class NodeReader(Values):
 
 READERS: dict[tuple[str, str], Callable[[NodeReader, onnx.NodeProto], Node | None]] = {
     (fmt.DOMAIN, fmt.PIXEL_CONV): NodeReader.pixel_conv,
-    **{(fmt.DOMAIN, op): NodeReader.low_bit_conv for op in fmt.PLANES if op not in fmt.WEIGHT_OPERATORS},
+    **{(fmt.DOMAIN, op): NodeReader.low_bit_conv for op in fmt.LEVELS if op not in fmt.WEIGHT_OPERATORS},
     **{(fmt.DOMAIN, op): NodeReader.low_bit_weight for op in fmt.WEIGHT_OPERATORS},
     (fmt.DOMAIN, fmt.INT8_WEIGHT): NodeReader.int8_weight,
     (fmt.DOMAIN, fmt.NORMALIZE): NodeReader.normalize,

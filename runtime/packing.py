@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from bitplane.runtime import format as fmt
+from bitplane.format import names as fmt
+from bitplane.format.pack import unpack_plane, unpack_weight
 from bitplane.runtime.kernels.shapes import LOOK_UPS, Tile
 from bitplane.runtime.model import Conv, Quantizer
 
@@ -56,7 +57,7 @@ def lane_words(conv: Conv, bits: int) -> list[NDArray[np.generic]]:
     out: list[NDArray[np.generic]] = []
     for plane in conv.planes:
         wide = np.zeros((rows, kh, kw, words * bits), np.uint8)
-        wide[:o, :, :, :c] = fmt.unpack_plane(plane, conv.weight_shape)
+        wide[:o, :, :, :c] = unpack_plane(plane, conv.weight_shape)
         packed = np.packbits(wide, axis=-1, bitorder="little").view(f"<u{bits // 8}")
         out.append(packed.reshape(rows, kh, kw * words))
     return [_pair_rows(out)] if conv.op == fmt.QUATERNARY_CONV else out
@@ -66,7 +67,7 @@ def byte_words(conv: Conv, pixel: int) -> list[NDArray[np.generic]]:
     """Weights of a low-bit convolution as int8 [R, kh, kw, `pixel` bytes], four to a word: for codes stored as bytes."""
     o, kh, kw, c = conv.weight_shape
     taps = np.zeros((pad_channels(o), kh, kw, pixel), np.int8)
-    taps[:o, :, :, :c] = fmt.unpack_weight(conv.op, conv.planes, conv.weight_shape)
+    taps[:o, :, :, :c] = unpack_weight(fmt.LEVELS[conv.op], conv.planes, conv.weight_shape)
     return [taps.reshape(len(taps), kh, kw * pixel).view(np.uint32)]
 
 
@@ -129,7 +130,7 @@ def four_words(conv: Conv, pixel: int) -> list[NDArray[np.generic]]:
     indices: list[NDArray[np.uint8]] = []
     for plane in conv.planes:
         wide = np.zeros((rows, kh, kw, 4 * pixel), np.uint8)
-        wide[:o, ..., :c] = fmt.unpack_plane(plane, conv.weight_shape)
+        wide[:o, ..., :c] = unpack_plane(plane, conv.weight_shape)
         eights = np.packbits(wide, axis=-1, bitorder="little")
         fours = np.stack([eights & np.uint8(15), eights >> np.uint8(4)], -1)
         indices.append(fours.reshape(rows, kh, kw * pixel).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""Read a packed file (`export/FORMAT.md`, version 1.2) and refuse, in one line, whatever is not one.
+"""Read a packed file (`bitplane/format/FORMAT.md`, version 1.2) and refuse, in one line, whatever is not one.
 
 A file may come from a stranger: sizes are bounded before anything is allocated, no other file is opened, an operator of domain
 `bitplane` is one of ours only if the function it carries is ours, and checksums must match.
@@ -11,10 +11,10 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 
-from bitplane.runtime import format as fmt
-from bitplane.runtime.digest import planes_sha256, weights_sha256
+from bitplane.format import names as fmt
+from bitplane.format.checksums import planes_sha256, weights_sha256
+from bitplane.format.functions import known_signatures, signature
 from bitplane.runtime.errors import ModelError
-from bitplane.runtime.functions import known_signatures, signature
 from bitplane.runtime.model import MAX_ELEMENTS, Load, Model, Node, Output, Tensor
 from bitplane.runtime.operators import READERS, NodeReader
 from bitplane.runtime.values import LOADED, plain

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bitplane.runtime import format as fmt
+from bitplane.format import names as fmt
 from bitplane.runtime.arena import BYTES, FOURS, CodesLayout
 from bitplane.runtime.cost import KINDS, LOOK_UP
 from bitplane.runtime.kernels.shapes import Kind, is_narrow
@@ -96,7 +96,7 @@ def _look_up(conv: Conv, layout: CodesLayout, bits: int) -> Product:
     weights, offset = four_words(conv, layout.pixel), four_offsets(conv, layout.pixel, bits)
     quaternary = conv.op == fmt.QUATERNARY_CONV
     return Product(
-        f"look-up {fmt.LEVELS[conv.op]} x{bits}b",
+        f"look-up {fmt.LEVELS[conv.op].name} x{bits}b",
         LOOK_UP[conv.op],
         16,
         weights,
@@ -112,7 +112,7 @@ def _popcount(conv: Conv, layout: CodesLayout, bits: int) -> Product:
     o, kh, kw, _ = conv.weight_shape
     quaternary = conv.op == fmt.QUATERNARY_CONV
     return Product(
-        f"popcount {fmt.LEVELS[conv.op]} x{bits}b",
+        f"popcount {fmt.LEVELS[conv.op].name} x{bits}b",
         KINDS[conv.op],
         layout.bits,
         lane_words(conv, layout.bits),

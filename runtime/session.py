@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bitplane.runtime import format as fmt
+from bitplane.format import names as fmt
 from bitplane.runtime import machine_code
 from bitplane.runtime.describe import LayerInfo, describe
 from bitplane.runtime.errors import InputError

@@ -11,7 +11,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from bitplane.runtime import format as fmt
+from bitplane.format import names as fmt
+from bitplane.format.pack import plane_bytes
 from bitplane.runtime.errors import ModelError
 from bitplane.runtime.model import MAX_CHANNELS, MAX_ELEMENTS, MAX_STRIDE, MAX_WORK, Tensor
 
@@ -181,7 +182,7 @@ class Values:
         return value
 
     def _plane(self, name: str, rows: int, weights: int) -> NDArray[np.uint8]:
-        plane = self._constant(name, np.uint8, (rows, fmt.plane_bytes(weights)))
+        plane = self._constant(name, np.uint8, (rows, plane_bytes(weights)))
         used = weights % 8
         if used and (plane[:, -1] >> used).any():
             raise self.fail(f"plane '{name}' has padding bits set after its {weights} weights")

@@ -1,8 +1,6 @@
 """Errors of `bitplane.train`: what is wrong, where, and what to do about it."""
 
-
-class BitplaneError(Exception):
-    """A user's mistake: one line that names the place and the remedy; the command line exits with 2."""
+from bitplane.errors import BitplaneError
 
 
 class DataError(BitplaneError):

@@ -16,8 +16,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from bitplane.format.levels import LevelSet
 from bitplane.train.config import ScaleOption
-from bitplane.train.levels import LevelSet
 from bitplane.train.quantizers.scale import mean_above, nearest_scale, ternary_threshold
 
 ScaleFit = Literal["fixed", "least-squares", "learned", "twn", "ttq"]

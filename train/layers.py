@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bitplane.format.levels import LevelSet
 from bitplane.train.config import ScaleOption
 from bitplane.train.errors import ConfigError
-from bitplane.train.levels import LevelSet
 from bitplane.train.quantizers.scale import mean_above, nearest_scale, ternary_threshold
 
 

@@ -32,10 +32,10 @@ from enum import Enum
 
 from torch import Generator, Tensor
 
+from bitplane.format.levels import LevelSet
 from bitplane.train.config import ModelConfig, OptimizerConfig
 from bitplane.train.errors import ConfigError
 from bitplane.train.flat import ScaleFit
-from bitplane.train.levels import LevelSet
 from bitplane.train.quantizers import random, smooth
 from bitplane.train.quantizers.piecewise_linear import binary_relax, parq, projector, proxconnect
 from bitplane.train.quantizers.scale import Fit

@@ -6,7 +6,8 @@ One image, channels first. Integers are int64, features float32 with each operat
 import numpy as np
 from numpy.typing import NDArray
 
-from bitplane.runtime import format as fmt
+from bitplane.format import names as fmt
+from bitplane.format.pack import unpack_weight
 from bitplane.runtime.model import (
     Add,
     AveragePool,
@@ -41,13 +42,7 @@ def integer_weights(conv: Conv) -> NDArray[np.int64]:
     """Weights [O, kh, kw, C] as integers: -1, 0, 1, or tenths of a quaternary level."""
     if conv.pixel_weight is not None:
         return conv.pixel_weight.transpose(0, 2, 3, 1).astype(np.int64)
-    bits = [fmt.unpack_plane(plane, conv.weight_shape).astype(np.int64) for plane in conv.planes]
-    if conv.op == fmt.BINARY_CONV:
-        return 1 - 2 * bits[0]
-    if conv.op == fmt.TERNARY_CONV:
-        return bits[1] - 2 * bits[0]
-    one, first, second = fmt.QUATERNARY_TENTHS
-    return one + first * bits[0] + second * bits[1]
+    return unpack_weight(fmt.LEVELS[conv.op], conv.planes, conv.weight_shape).astype(np.int64)
 
 
 def accumulators(conv: Conv, values: NDArray[np.uint8]) -> NDArray[np.int64]:

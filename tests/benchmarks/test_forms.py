@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from bitplane.benchmarks import machine
-from bitplane.benchmarks.contest import Contest, PeerError
+from bitplane.benchmarks.contest import Contest
+from bitplane.benchmarks.errors import PeerError
 from bitplane.benchmarks.forms import make_form
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bitplane.benchmarks.errors import StudyError
 from bitplane.benchmarks.front import front, recommend, united
-from bitplane.benchmarks.results import Conditions, Estimate, Group, Machine, Row, Stream, Study, StudyError
+from bitplane.benchmarks.results import Conditions, Estimate, Group, Machine, Row, Stream, Study
 
 
 def row(ms, top1, engine="bitplane", threads=1, size=1000):

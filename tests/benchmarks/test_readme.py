@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from bitplane.benchmarks.errors import StudyError
 from bitplane.benchmarks.readme import refresh
 from bitplane.benchmarks.report import markdown
-from bitplane.benchmarks.results import StudyError, read_study
+from bitplane.benchmarks.results import read_study
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = ROOT / "docs" / "study" / "study.json"

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from bitplane.benchmarks import machine, peers
-from bitplane.benchmarks.contest import PeerError, Worker
+from bitplane.benchmarks.contest import Worker
 from bitplane.benchmarks.description import read_description
+from bitplane.benchmarks.errors import PeerError, StudyError
 from bitplane.benchmarks.networks import Images
 from bitplane.benchmarks.page import html
 from bitplane.benchmarks.report import cells, heads, markdown
-from bitplane.benchmarks.results import StudyError, read_study, schema, to_json
+from bitplane.benchmarks.results import read_study, schema, to_json
 from bitplane.benchmarks.study import run_study
 from bitplane.runtime import InferenceSession
 

@@ -12,7 +12,7 @@ import torch
 from onnx.reference import ReferenceEvaluator
 
 from bitplane.export import to_onnx
-from bitplane.runtime import format as fmt
+from bitplane.format import names as fmt
 
 FORMS = {
     "ternary, shortcut A": {"activations": 2},
@@ -146,7 +146,7 @@ def test_a_file_explains_itself(make_network, tmp_path) -> None:
     file = onnx.load(tmp_path / "model.onnx")
     properties = {p.key: p.value for p in file.metadata_props}
     assert set(properties) == set(fmt.METADATA_KEYS)
-    names = [i for n in file.graph.node for i, kind in zip(n.input[1:], fmt.PLANES.get(n.op_type, ()), strict=False) if kind]
+    names = [i for n in file.graph.node if n.op_type in fmt.LEVELS for i in n.input[1:][: len(fmt.LEVELS[n.op_type].planes)]]
     stored = {t.name: t.raw_data for t in file.graph.initializer}
     assert len(names) == 36
     assert properties[fmt.META_PLANES_SHA256] == hashlib.sha256(b"".join(stored[n] for n in names)).hexdigest()

@@ -11,10 +11,10 @@ from bitplane.export.fold import FoldedConv, fold_affine, fold_codes, quantize_i
 from bitplane.export.network import Conv, Normalize, Quantize, Weight
 from bitplane.export.quantize import quantize_stem
 from bitplane.export.read_torch import level_integers, read_torch
-from bitplane.runtime.format import PIXEL_WEIGHT_LIMIT
+from bitplane.format.levels import LEVEL_SETS
+from bitplane.format.limits import PIXEL_WEIGHT_LIMIT
 from bitplane.train.activations import LearnedStep, Sign
 from bitplane.train.layers import PIXEL_LEVELS, LowBitConv2d, PixelConv2d
-from bitplane.train.levels import LEVEL_SETS
 from bitplane.train.quantizers import projector
 
 NAMES = sorted(LEVEL_SETS)

@@ -7,8 +7,8 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from bitplane.export import to_onnx
+from bitplane.format import names as fmt
 from bitplane.runtime import InferenceSession, ModelError
-from bitplane.runtime import format as fmt
 
 FORMS = ("packed", "inlined", "dequantized", "qonnx")
 

@@ -10,10 +10,10 @@ from bitplane.export.evaluate import evaluate
 from bitplane.export.fold import fold_affine
 from bitplane.export.network import Conv
 from bitplane.export.read_torch import level_integers, read_torch
+from bitplane.format.levels import LEVEL_SETS
 from bitplane.runtime import InferenceSession
 from bitplane.train.activations import LearnedStep, Sign, start_steps
 from bitplane.train.layers import LowBitConv2d
-from bitplane.train.levels import LEVEL_SETS
 from bitplane.train.quantizers import projector
 
 

@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from bitplane.export import export_run
-from bitplane.runtime import format as fmt
+from bitplane.format import names as fmt
 from bitplane.train.checkpoint import write_config, write_folder
 from bitplane.train.config import OptimizerConfig, TrainConfig
 from bitplane.train.data import DataConfig

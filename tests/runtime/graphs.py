@@ -8,7 +8,7 @@ from onnx import TensorProto as T
 from onnx import helper as h
 from onnx import numpy_helper as nh
 
-from bitplane.runtime.functions import function
+from bitplane.format.functions import function
 
 DOMAIN = "bitplane"
 OPSETS = [h.make_opsetid("", 18), h.make_opsetid(DOMAIN, 1)]

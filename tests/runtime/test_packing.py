@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitplane.runtime import format as fmt
+from bitplane.format import names as fmt
 from bitplane.runtime.packing import SURE_SPAN, center, four_span, four_span_of, pairs_span
 
 

@@ -12,9 +12,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from bitplane.format import names as fmt
+from bitplane.format.functions import function
 from bitplane.runtime import InferenceSession, ModelError
-from bitplane.runtime import format as fmt
-from bitplane.runtime.functions import function
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "fixtures" / "format-1.1" / "ternary4.onnx"
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from bitplane.format.levels import LEVEL_SETS
 from bitplane.train.checkpoint import load_final, read_config, read_json
 from bitplane.train.config import TrainConfig, flat, from_flat
 from bitplane.train.data import load_data
 from bitplane.train.errors import CheckpointError, ConfigError, TrainingError
 from bitplane.train.layers import LowBitConv2d
-from bitplane.train.levels import LEVEL_SETS
 from bitplane.train.loop import train
 from bitplane.train.losses import Loss
 from bitplane.train.methods import METHODS

@@ -5,8 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitplane.train.errors import ConfigError
-from bitplane.train.levels import LEVEL_SETS, LevelSet, from_planes, to_planes
+from bitplane.format.levels import LEVEL_SETS, LevelSet, LevelSetError
 from bitplane.train.quantizers import nearest_scale, piecewise_linear, projector
 from bitplane.train.quantizers.piecewise_linear import binary_relax, parq
 from bitplane.train.quantizers.random import averaged, chosen, stochastic
@@ -56,7 +55,7 @@ def test_planes_round_trip(name, seed):
     w = torch.tensor(q.integers, dtype=torch.int8)[
         torch.randint(len(q.integers), (37,), generator=torch.Generator().manual_seed(seed))
     ]
-    assert (from_planes(to_planes(w.numpy(), q), q) == w.numpy()).all()
+    assert (q.from_planes(q.to_planes(w.numpy())) == w.numpy()).all()
 
 
 def test_the_scale_of_binary_weights_is_their_mean_absolute_value():
@@ -146,5 +145,5 @@ def test_random_maps_have_the_means_that_theorem_3_2_needs(name):
     [((1,), "two levels"), ((1, -1), "sorted"), ((-1, -1, 1), "sorted"), ((-1, 0, 2), "symmetric")],
 )
 def test_a_level_set_that_is_none_is_refused(integers, complaint):
-    with pytest.raises(ConfigError, match=complaint):
+    with pytest.raises(LevelSetError, match=complaint):
         LevelSet("mine", integers, 1, 1.0)

@@ -6,10 +6,10 @@ from typing import get_args
 import pytest
 import torch
 
+from bitplane.format.levels import LEVEL_SETS
 from bitplane.train.config import MethodName, ModelConfig, OptimizerConfig, from_flat
 from bitplane.train.errors import ConfigError
 from bitplane.train.flat import Target
-from bitplane.train.levels import LEVEL_SETS
 from bitplane.train.loop import make_optimizer
 from bitplane.train.methods import METHODS, Method, Point, method_of
 from bitplane.train.models import build_model

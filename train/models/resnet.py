@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bitplane.format.levels import LEVEL_SETS
 from bitplane.train.activations import PRelu, activation_quantizer
 from bitplane.train.config import ARCHITECTURES, ModelConfig
 from bitplane.train.errors import ConfigError
 from bitplane.train.layers import LowBitConv2d, PadShortcut, PixelConv2d, PixelInput
-from bitplane.train.levels import LEVEL_SETS
 
 
 class BasicBlock(nn.Module):

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bitplane.train.levels import LevelSet
+from bitplane.format.levels import LevelSet
 
 
 def piecewise_linear(

@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from bitplane.train.levels import LevelSet
+from bitplane.format.levels import LevelSet
 from bitplane.train.quantizers.piecewise_linear import projector
 
 

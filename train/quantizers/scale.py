@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bitplane.train.levels import LevelSet
+from bitplane.format.levels import LevelSet
 from bitplane.train.quantizers.piecewise_linear import projector
 
 Fit = Literal["least-squares", "twn", "ttq"]

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from bitplane.train.levels import LevelSet
+from bitplane.format.levels import LevelSet
 from bitplane.train.quantizers.piecewise_linear import projector
 
 

@@ -1,13 +1,12 @@
 """The command line: `bitplane COMMAND`; the table below lists the commands."""
 
-import importlib
 import os
 import sys
 
 import tyro
 
 from bitplane.cli import commands, machine, study, training
-from bitplane.cli.output import UsageError
+from bitplane.errors import BitplaneError
 
 BENCH = {"matplotlib", "bokeh", "jinja2", "msgspec", "scipy"}
 
@@ -36,24 +35,11 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `bitplane ... | head` has read enough; nothing is left to be flushed at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except UsageError as e:
-        print(f"bitplane: {e}", file=sys.stderr)
+    except BitplaneError as e:
+        print(f"bitplane: {' '.join(str(e).split())}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as e:
         extra = "bench" if (e.name or "").partition(".")[0] in BENCH else "train"
         print(f"bitplane: this command needs `{e.name}`: pip install 'bitplane[{extra}]'", file=sys.stderr)
         return 2
-    except Exception as e:
-        if not _expected(e):
-            raise
-        print(f"bitplane: {' '.join(str(e).split())}", file=sys.stderr)
-        return 2
     return 0
-
-
-def _expected(error: Exception) -> bool:
-    # Only rooms that are loaded can have raised: no room is imported for this.
-    names = (("runtime", "BitplaneError"), ("train.errors", "BitplaneError"), ("export", "ExportError"))
-    names += (("benchmarks.results", "StudyError"),)
-    loaded = [(f"bitplane.{m}", c) for m, c in names if f"bitplane.{m}" in sys.modules]
-    return any(isinstance(error, getattr(importlib.import_module(m), c)) for m, c in loaded)

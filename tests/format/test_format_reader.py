@@ -11,9 +11,9 @@ import pytest
 from onnx import numpy_helper
 from PIL import Image
 
-from bitplane.runtime.functions import describe_all
+from bitplane.format.functions import describe_all
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted([*(ROOT / "tests" / "fixtures").glob("format-*/*.onnx"), *(ROOT / "examples").glob("resnet20*[128].onnx")])
 
 
@@ -99,13 +99,13 @@ def test_a_reader_of_the_page_alone_gives_onnxruntimes_logits(path: Path) -> Non
 
 
 def test_the_page_lists_the_functions_as_they_are() -> None:
-    """If it does not: replace that section by what `bitplane.runtime.functions.describe_all()` returns."""
-    page = (ROOT / "export" / "FORMAT.md").read_text()
+    """If it does not: replace that section by what `bitplane.format.functions.describe_all()` returns."""
+    page = (ROOT / "bitplane" / "format" / "FORMAT.md").read_text()
     assert page.split("## Function bodies\n\n")[1].strip() == describe_all().strip()
 
 
 def test_the_worked_example_is_right() -> None:
-    page = (ROOT / "export" / "FORMAT.md").read_text()
+    page = (ROOT / "bitplane" / "format" / "FORMAT.md").read_text()
     example = page.split("## Worked example")[1]
     signs, masks = np.zeros((2, 10), np.uint8), np.zeros((2, 10), np.uint8)
     for line in re.findall(r"channel \d    tap 0: .*", example):

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitplane.export.pack import pack_weight
-from bitplane.train.levels import LEVEL_SETS
+from bitplane.format.levels import LEVEL_SETS
+from bitplane.format.pack import pack_weight
 
 
 def value(name: str, bits: list[int]) -> int:

@@ -4,7 +4,7 @@ import hashlib
 
 from onnx import GraphProto, TensorProto, numpy_helper
 
-from bitplane.runtime import format as fmt
+from bitplane.format import names as fmt
 
 
 def tensor_bytes(tensor: TensorProto) -> bytes:
@@ -20,10 +20,10 @@ def planes_sha256(graph: GraphProto) -> str:
     constants = {t.name: t for t in graph.initializer}
     digest = hashlib.sha256()
     for node in graph.node:
-        if node.domain != fmt.DOMAIN or node.op_type not in fmt.PLANES:
+        if node.domain != fmt.DOMAIN or node.op_type not in fmt.LEVELS:
             continue
         first = 0 if node.op_type in fmt.WEIGHT_OPERATORS else 1
-        for name in node.input[first : first + len(fmt.PLANES[node.op_type])]:
+        for name in node.input[first : first + len(fmt.LEVELS[node.op_type].plane_names)]:
             digest.update(tensor_bytes(constants[name]) if name in constants else b"")
     return digest.hexdigest()
 

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from onnx import AttributeProto, FunctionProto, NodeProto, TensorProto, helper, numpy_helper
 
-from bitplane.runtime import format as fmt
+from bitplane.format import names as fmt
+from bitplane.format.levels import BINARY, QUATERNARY, TERNARY
 
 MINOR = int(fmt.FORMAT_VERSION.split(".")[1])
 """Minor version of the functions that are written."""
@@ -172,7 +173,7 @@ def _unpack(plane: str, output: str, minor: int) -> list[NodeProto]:
 
 def _low_bit(name: str, minor: int) -> FunctionProto:
     """A convolution on codes, or the weight alone, by its name."""
-    planes = ["p", "q"][: len(fmt.PLANES[name])]
+    planes = ["p", "q"][: len(fmt.LEVELS[name].planes)]
     nodes = _unpack_prologue()
     for plane in planes:
         nodes += _unpack(plane, plane + "i", minor)
@@ -186,23 +187,24 @@ def _low_bit(name: str, minor: int) -> FunctionProto:
 
 def _binary(dtype: type[np.generic]) -> list[NodeProto]:
     return [
-        _constant("c", 1, dtype),
-        _constant("d", 2, dtype),
+        _constant("c", BINARY.base, dtype),
+        _constant("d", -BINARY.planes[0].coefficient, dtype),
         _node("Mul", ["pi", "d"], "e"),
         _node("Sub", ["c", "e"], "w"),
     ]
 
 
 def _ternary(dtype: type[np.generic]) -> list[NodeProto]:
-    return [_constant("d", 2, dtype), _node("Mul", ["pi", "d"], "e"), _node("Sub", ["qi", "e"], "w")]
+    sign = _constant("d", -TERNARY.planes[0].coefficient, dtype)
+    return [sign, _node("Mul", ["pi", "d"], "e"), _node("Sub", ["qi", "e"], "w")]
 
 
 def _quaternary(dtype: type[np.generic]) -> list[NodeProto]:
-    base, first, second = fmt.QUATERNARY_TENTHS
+    first, second = QUATERNARY.planes
     return [
-        _constant("c", base, dtype),
-        _constant("d", first, dtype),
-        _constant("e", second, dtype),
+        _constant("c", QUATERNARY.base, dtype),
+        _constant("d", first.coefficient, dtype),
+        _constant("e", second.coefficient, dtype),
         _node("Mul", ["pi", "d"], "g"),
         _node("Mul", ["qi", "e"], "h"),
         _node("Add", ["g", "h"], "j"),

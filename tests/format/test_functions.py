@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
-from bitplane.runtime import format as fmt
-from bitplane.runtime.functions import function
+from bitplane.format import names as fmt
+from bitplane.format.functions import function
 
 Arrays = dict[str, np.ndarray]
 

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bitplane.errors import BitplaneError
+
 if TYPE_CHECKING:
     from bitplane.runtime import LayerInfo
 
 HEADS = ("layer", "weight", "output", "weights", "in", "M mul-adds", "bytes", "smaller", "popcount", "dot", "look-up", "kernel")
 
 
-class UsageError(Exception):
+class UsageError(BitplaneError):
     """An argument that cannot be used."""
 
 

@@ -1,0 +1,82 @@
+"""Names of the packed file, format version 1.2 (`FORMAT.md`): operators, inputs, metadata keys, versions.
+
+This is their only home: `export/` writes files with these names and `runtime/` reads files by them.
+"""
+
+from bitplane.format.levels import LEVEL_SETS
+
+FORMAT_VERSION = "1.2"
+"""Major and minor version written; files of any 1.x are read."""
+DOMAIN = "bitplane"
+DOMAIN_VERSION = 1
+OPSET_VERSION = 18
+IR_VERSION = 8
+
+INPUT_NAME = "input"
+OUTPUT_NAME = "logits"
+BATCH_AXIS = "batch"
+
+PIXEL_CONV = "PixelConv"
+BINARY_CONV = "BinaryConv"
+TERNARY_CONV = "TernaryConv"
+QUATERNARY_CONV = "QuaternaryConv"
+QUANTIZE = "Quantize"
+SIGN = "Sign"
+CHANNEL_SIGN = "ChannelSign"
+PAD_SHORTCUT = "PadShortcut"
+NORMALIZE = "Normalize"
+FAKE_QUANTIZE = "FakeQuantize"
+BIPOLAR = "Bipolar"
+BINARY_WEIGHT = "BinaryWeight"
+TERNARY_WEIGHT = "TernaryWeight"
+QUATERNARY_WEIGHT = "QuaternaryWeight"
+INT8_WEIGHT = "Int8Weight"
+
+CODERS = (QUANTIZE, SIGN, CHANNEL_SIGN)
+"""Operators whose result is codes."""
+
+LOW_BIT_CONV = {"binary": BINARY_CONV, "ternary": TERNARY_CONV, "quaternary": QUATERNARY_CONV}
+"""Name of a level set to the convolution on codes whose weights lie in it."""
+
+LOW_BIT_WEIGHT = {"binary": BINARY_WEIGHT, "ternary": TERNARY_WEIGHT, "quaternary": QUATERNARY_WEIGHT}
+"""Name of a level set to the operator that unpacks its planes into a float weight."""
+
+WEIGHT_OPERATORS = tuple(LOW_BIT_WEIGHT.values())
+"""Operators that unpack planes into a float weight."""
+
+LEVELS = {op: LEVEL_SETS[name] for operators in (LOW_BIT_CONV, LOW_BIT_WEIGHT) for name, op in operators.items()}
+"""Operator with planes to its level set; of a convolution the planes follow the codes."""
+
+ACTIVATION_BITS = (1, 2, 4, 8)
+CODE_TOPS = tuple(2**bits - 1 for bits in ACTIVATION_BITS)
+"""Largest activation codes that have bit-planes."""
+
+META_FORMAT_VERSION = "bitplane.format_version"
+META_MODEL = "bitplane.model"
+META_METHOD = "bitplane.method"
+META_LEVEL_SET = "bitplane.level_set"
+META_ACTIVATION_BITS = "bitplane.activation_bits"
+META_DATASET = "bitplane.dataset"
+META_CLASSES = "bitplane.classes"
+META_INPUT = "bitplane.input"
+META_ACCURACY = "bitplane.accuracy"
+META_PLANES_SHA256 = "bitplane.planes_sha256"
+META_WEIGHTS_SHA256 = "bitplane.weights_sha256"
+META_CHECKPOINT_SHA256 = "bitplane.checkpoint_sha256"
+META_VERIFICATION = "bitplane.verification"
+
+METADATA_KEYS = (
+    META_FORMAT_VERSION,
+    META_MODEL,
+    META_METHOD,
+    META_LEVEL_SET,
+    META_ACTIVATION_BITS,
+    META_DATASET,
+    META_CLASSES,
+    META_INPUT,
+    META_ACCURACY,
+    META_PLANES_SHA256,
+    META_WEIGHTS_SHA256,
+    META_CHECKPOINT_SHA256,
+    META_VERIFICATION,
+)

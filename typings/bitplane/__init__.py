@@ -1,0 +1,1 @@
+../../bitplane/__init__.py
