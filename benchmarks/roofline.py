@@ -12,9 +12,9 @@ import numpy as np
 
 from bitplane.benchmarks.measure import interleaved
 from bitplane.runtime import InferenceSession, SessionOptions
-from bitplane.runtime.kernels.limit import register_loop
-from bitplane.runtime.layer import make_layer
-from bitplane.runtime.profile import StepTime
+from bitplane.runtime.inspect.profile import StepTime
+from bitplane.runtime.inspect.register_loop import register_loop
+from bitplane.runtime.inspect.single_layer import make_layer
 
 
 @dataclass(frozen=True)

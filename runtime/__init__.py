@@ -1,9 +1,10 @@
 """Low-bit inference of packed files on the CPU: `InferenceSession` has onnxruntime's interface."""
 
-from bitplane.runtime.describe import LayerInfo
-from bitplane.runtime.errors import BitplaneError, InputError, ModelError
+from bitplane.errors import BitplaneError
+from bitplane.runtime.errors import InputError, ModelError
+from bitplane.runtime.inspect.describe import LayerInfo
+from bitplane.runtime.inspect.model_cost import ModelCost, StepCost, model_cost
 from bitplane.runtime.session import InferenceSession, ModelMetadata, NodeArg, SessionOptions
-from bitplane.runtime.totals import ModelCost, StepCost, model_cost
 
 __all__ = [
     "BitplaneError",

@@ -11,17 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitplane.format import names as fmt
-from bitplane.runtime import machine_code
-from bitplane.runtime.describe import LayerInfo, describe
 from bitplane.runtime.errors import InputError
-from bitplane.runtime.memory import memory_limit
-from bitplane.runtime.model import Model
-from bitplane.runtime.parse import parse
-from bitplane.runtime.plan import Plan, make_plan
-from bitplane.runtime.profile import Event, StepTime, chrome_trace, run_steps, summarize
-from bitplane.runtime.team import Team
-from bitplane.runtime.totals import instructions
-from bitplane.runtime.trace import read_codes, read_features
+from bitplane.runtime.execute import machine_code
+from bitplane.runtime.execute.threads import Executor
+from bitplane.runtime.inspect.describe import LayerInfo, describe
+from bitplane.runtime.inspect.model_cost import instructions
+from bitplane.runtime.inspect.profile import Event, StepTime, chrome_trace, run_steps, summarize
+from bitplane.runtime.inspect.trace import trace
+from bitplane.runtime.model.graph import Model
+from bitplane.runtime.model.parse import parse
+from bitplane.runtime.plan.make import make_plan
+from bitplane.runtime.plan.options import PlanOptions
+from bitplane.runtime.plan.plan import Plan
+from bitplane.runtime.process import memory_limit
 
 SHARED_STEP_WORK = 300_000
 """Modeled instructions of an average step from which threads share an image; below, meeting after every step costs too much.
@@ -96,12 +98,12 @@ class InferenceSession:
         wanted = threads if threads is not None else options.intra_op_num_threads
         self._threads = max(1, wanted or os.cpu_count() or 1)
         self._model: Model = parse(source)
-        self._plan: Plan = make_plan(self._model, self._threads)
+        self._plan: Plan = make_plan(self._model, PlanOptions(self._threads))
         self._run_plan = machine_code.load()
         self._profile_prefix = options.profile_file_prefix
         self._events: list[Event] | None = [] if options.enable_profiling else None
         self._spins = options.allow_spinning
-        self._idle = [Team(self._run_plan, self._plan, self._threads, self._spins)]
+        self._idle = [Executor(self._run_plan, self._plan, self._threads, self._spins)]
         self._shape = self._model.tensors[fmt.INPUT_NAME].shape
         self._floats = self._model.tensors[fmt.INPUT_NAME].kind == "floats"
         self._classes = self._model.tensors[fmt.OUTPUT_NAME].shape[0]
@@ -131,15 +133,15 @@ class InferenceSession:
         images = self._check(input_feed)
         logits = np.empty((images.shape[0], self._classes), np.float32)
         try:
-            team = self._idle.pop()
+            executor = self._idle.pop()
         except IndexError:
-            team = Team(self._run_plan, self._plan, self._threads, self._spins)
+            executor = Executor(self._run_plan, self._plan, self._threads, self._spins)
         events = self._events
         if events is None:
-            team.run(images, logits, self._share_image)
+            executor.run(images, logits, self._share_image)
         else:
-            events.extend(run_steps(self._run_plan, self._plan, team.memory, images, logits))
-        self._idle.append(team)  # not after an exception: parts of the call may still run
+            events.extend(run_steps(self._run_plan, self._plan, executor.memory, images, logits))
+        self._idle.append(executor)  # not after an exception: parts of the call may still run
         return [logits]
 
     def end_profiling(self) -> str:
@@ -216,28 +218,15 @@ class InferenceSession:
             InputError: a wrong name, type or shape.
         """
         images = self._check(input_feed)
-        plan = make_plan(self._model, 1, merge, reuse=False)
-        memory = plan.arena.create()
-        out: dict[str, list[NDArray[Any]]] = {}
-        for image in images:
-            logits = np.empty(self._classes, np.float32)
-            addresses = memory.ctypes.data, plan.constants.ctypes.data, image.ctypes.data
-            self._run_plan(plan.table.ctypes.data, len(plan.table), *addresses, 0, logits.ctypes.data, 0, 1, 1, 0)
-            for name, (layout, at) in plan.codes.items():
-                out.setdefault(name, []).append(read_codes(memory, layout, at, self._model.tensors[name].shape[0]))
-            for name, (layout, at) in plan.features.items():
-                channels = self._model.tensors[name].shape[0]
-                out.setdefault(name, []).append(read_features(memory, layout, at, channels))
-            out.setdefault(fmt.OUTPUT_NAME, []).append(logits)
-        return {name: np.stack(values) for name, values in out.items()}
+        return trace(self._run_plan, self._model, images, merge)
 
     def kernels(self) -> dict[str, str]:
         """What runs each layer, by node name; such as "popcount ternary x2b, 16-bit lanes, P8C1, threshold epilogue"."""
-        return dict(self._plan.kernels)
+        return {name: kernel.text for name, kernel in self._plan.kernels().items()}
 
     def layers(self) -> list[LayerInfo]:
         """Every convolution and fully connected layer: shapes, bits, multiply-adds, bytes and kernel."""
-        return describe(self._model, self.kernels(), self._plan.estimates)
+        return describe(self._model, self._plan.kernels(), self._plan.estimates)
 
     def get_inputs(self) -> list[NodeArg]:
         """The one input."""

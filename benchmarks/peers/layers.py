@@ -46,7 +46,7 @@ def _work(channels: int, size: int) -> int:
 def _bitplane(levels: Any, bits: int, channels: int, size: int, threads: int) -> Loaded:
     from importlib.metadata import version
 
-    from bitplane.runtime.layer import make_layer
+    from bitplane.runtime.inspect.single_layer import make_layer
 
     layer = make_layer(levels, channels, size, bits=bits, out_bits=min(bits, 2))
     note = "with its epilogue: threshold and packing"
@@ -54,7 +54,7 @@ def _bitplane(levels: Any, bits: int, channels: int, size: int, threads: int) ->
 
 
 def _limit(levels: str, bits: int, channels: int, size: int, threads: int) -> Loaded:
-    from bitplane.runtime.kernels.limit import register_loop
+    from bitplane.runtime.inspect.register_loop import register_loop
 
     planes = bits * (2 if levels == "quaternary" else 1)
     kind, lane, rounds = "ternary" if levels == "ternary" else "binary", min(64, channels), 20_000

@@ -12,7 +12,7 @@ def warmup(json: Path | None = None) -> None:
     Args:
         json: write where the code lies and how long it took to this file.
     """
-    from bitplane.runtime import machine_code
+    from bitplane.runtime.execute import machine_code
     from bitplane.runtime.kernels.target import cpu_name
 
     problem = machine_code.keep_problem()

@@ -1,1 +1,1 @@
-"""Compiled kernels: addresses and numbers in, bytes out. Nothing here checks its arguments; `bitplane.runtime.lower` does."""
+"""Compiled kernels: addresses and numbers in, bytes out. Nothing here checks its arguments; `bitplane.runtime.plan` does."""

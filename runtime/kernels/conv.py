@@ -32,7 +32,7 @@ def run_features(steps, i, arena, constants, part, parts) -> None:  # noqa: ANN0
     """This thread's share of step `i`: a convolution, a max pool, an elementwise step, or a convolution and the pool after it.
 
     In the last case `BAND` rows of the pool run at a time. What the convolution makes, most of a network's features at 224x224,
-    then never leaves the second cache: a thread has room for the rows that one band of the pool reads, [rows][W][C], and moves
+    then never leaves the L2 cache: a thread has room for the rows that one band of the pool reads, [rows][W][C], and moves
     those that the next band reads too to its start.
 
     Where it makes int32 accumulators, the pool takes the largest of those and the epilogue follows, for a quarter of the
@@ -40,7 +40,7 @@ def run_features(steps, i, arena, constants, part, parts) -> None:  # noqa: ANN0
     """
     band, pool = steps[i, f.BAND], i + 1 if steps[i, f.BAND] > 0 else i
     row, stride, size = steps[i, f.FEATURES_ROW], steps[pool, f.STRIDE_Y], steps[pool, f.KERNEL_ROWS]
-    place = part * ((band - 1) * stride + size) * row
+    place = part * steps[i, f.BAND_ROWS] * row
     buffer = arena + steps[i, f.FEATURES] + place
     y, stop = share(steps[pool, f.HEIGHT], part, parts)
     low, high, after, shift = 0, 0, 0, 0  # [low, high): rows of the convolution that the buffer holds
@@ -101,7 +101,7 @@ def _run_rows(steps, i, arena, constants, part, begin, end, first, rows, shift) 
     if op == f.OP_CONV and has_epilogue:
         batch = max(1, SCRATCH_BYTES // (width * pixel))
     elif op == f.OP_MAX_POOL:
-        has_epilogue = steps[i, f.QUANT] != f.QUANT_NONE or steps[i, f.SRC_KIND] == f.FROM_ACCUMULATORS
+        has_epilogue = steps[i, f.QUANT] != f.QUANT_NONE or steps[i, f.SOURCE_KIND] == f.FROM_ACCUMULATORS
         batch = 1
     item = begin
     while item < end:
@@ -123,14 +123,14 @@ def _run_rows(steps, i, arena, constants, part, begin, end, first, rows, shift) 
                 steps[i, f.TILE],
                 width,
                 count,
-                steps[i, f.SRC_STEP_Y],
+                steps[i, f.SOURCE_STEP_Y],
                 out_row,
-                arena + steps[i, f.SRC] + y * steps[i, f.SRC_STEP_Y],
-                steps[i, f.SRC_PLANE],
-                steps[i, f.SRC_PLANES],
-                steps[i, f.SRC_ROW],
+                arena + steps[i, f.SOURCE] + y * steps[i, f.SOURCE_STEP_Y],
+                steps[i, f.SOURCE_PLANE],
+                steps[i, f.SOURCE_PLANES],
+                steps[i, f.SOURCE_ROW],
                 steps[i, f.KERNEL_ROWS],
-                steps[i, f.SRC_STEP_X],
+                steps[i, f.SOURCE_STEP_X],
                 steps[i, f.KERNEL_WORDS],
                 steps[i, f.SPAN],
                 constants + steps[i, f.TABLE],
@@ -145,8 +145,8 @@ def _run_rows(steps, i, arena, constants, part, begin, end, first, rows, shift) 
             out = scratch if has_epilogue else arena + steps[i, f.FEATURES] + y * steps[i, f.FEATURES_ROW]
             pool_row(steps, i, arena, y, out, pixel, shift)
         else:
-            source_row, source_pixel = steps[i, f.SRC_STEP_Y], steps[i, f.SRC_STEP_X]
-            source = arena + steps[i, f.SRC] + y * source_row
+            source_row, source_pixel = steps[i, f.SOURCE_STEP_Y], steps[i, f.SOURCE_STEP_X]
+            source = arena + steps[i, f.SOURCE] + y * source_row
         if has_epilogue:
             moved = shift if op == f.OP_CONV else 0
             run_epilogue(steps, i, arena, constants, group, y, count, source, source_row, source_pixel, moved)

@@ -67,21 +67,21 @@ def _block(
 
 @numba.njit(**INNER)
 def run_classifier(steps, i, arena, constants, logits, part, parts) -> None:  # noqa: ANN001
-    """Features [H, W, C] to the `WIDTH` logits at address `logits`, in `GROUPS` blocks of `VECTORS` vectors of classes.
+    """Features [H, W, C] to the `CLASSES` logits at address `logits`, in `GROUPS` blocks of `VECTORS` vectors of classes.
 
     Every thread computes all means: that is less than waiting for one of them.
     """
-    channels, classes, size = steps[i, f.CHANNELS], steps[i, f.WIDTH], steps[i, f.VECTORS] * LANES
+    channels, classes, size = steps[i, f.CHANNELS], steps[i, f.CLASSES], steps[i, f.VECTORS] * LANES
     scratch = arena + steps[i, f.SCRATCH] + part * steps[i, f.SCRATCH_PART]
     mean, block = floats(scratch, channels), floats(scratch + channels * 4, size)
     for c in range(channels):
         mean[c] = 0
-    for y in range(steps[i, f.SRC_HEIGHT]):
-        for x in range(steps[i, f.SRC_WIDTH]):
-            tap = floats(arena + steps[i, f.SRC] + y * steps[i, f.SRC_ROW] + x * steps[i, f.SRC_STEP_X], channels)
+    for y in range(steps[i, f.SOURCE_HEIGHT]):
+        for x in range(steps[i, f.SOURCE_WIDTH]):
+            tap = floats(arena + steps[i, f.SOURCE] + y * steps[i, f.SOURCE_ROW] + x * steps[i, f.SOURCE_STEP_X], channels)
             for c in range(channels):
                 mean[c] += tap[c]
-    area = numba.float32(steps[i, f.SRC_HEIGHT] * steps[i, f.SRC_WIDTH])
+    area = numba.float32(steps[i, f.SOURCE_HEIGHT] * steps[i, f.SOURCE_WIDTH])
     for c in range(channels):
         mean[c] = mean[c] / area
     out = floats(logits, classes)
@@ -89,11 +89,11 @@ def run_classifier(steps, i, arena, constants, logits, part, parts) -> None:  # 
     for group in range(begin, end):
         at = group * size
         _block(
-            steps[i, f.VECTORS] * 2 + steps[i, f.MODE],
+            steps[i, f.VECTORS] * 2 + steps[i, f.IS_INT8],
             channels,
             scratch,
             constants + steps[i, f.WEIGHTS] + group * steps[i, f.WEIGHTS_GROUP],
-            constants + steps[i, f.SCALE] + at * 4,
+            constants + steps[i, f.UNIT] + at * 4,
             constants + steps[i, f.BIAS] + at * 4,
             scratch + channels * 4,
         )

@@ -19,6 +19,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
+from bitplane.format.levels import QUATERNARY
 from bitplane.runtime.kernels import fields as f
 from bitplane.runtime.kernels import intrinsics as v
 from bitplane.runtime.kernels.intrinsics import F32, F32X16, I16, I32, I32X16, I64, i64, intrinsic
@@ -38,8 +39,9 @@ def _emit_value(b: Any, kind: int, source: Any, offset: Any, scale: Any, bias: A
     acc = v.load(b, source, I32X16, 4)
     if kind == f.FROM_PLANE_PAIRS:
         second = v.load(b, b.add(source, i64(BLOCK)), I32X16, 4)
-        tenths = b.add(b.mul(acc, v.constant(I32X16, 13)), b.mul(second, v.constant(I32X16, 7)))
-        acc = b.ashr(b.add(tenths, offset), v.constant(I32X16, 1))
+        one, two = QUATERNARY.sign_coefficients
+        twice = b.add(b.mul(acc, v.constant(I32X16, one)), b.mul(second, v.constant(I32X16, two)))
+        acc = b.ashr(b.add(twice, offset), v.constant(I32X16, 1))
     else:
         acc = b.add(acc, offset)
     return b.fadd(b.fmul(b.sitofp(acc, F32X16), scale), bias)
@@ -207,7 +209,7 @@ def run_epilogue(steps, i, arena, constants, group, y, rows, source, source_row,
     elif steps[i, f.QUANT] == f.QUANT_FOURS:
         code_bytes = 4
     _row(
-        steps[i, f.SRC_KIND] * QUANTS + steps[i, f.QUANT],
+        steps[i, f.SOURCE_KIND] * QUANTS + steps[i, f.QUANT],
         rows,
         steps[i, f.WIDTH],
         steps[i, f.VECTORS],

@@ -1,17 +1,19 @@
-"""Columns of the step table that `run_plan` walks: one int64 row a step.
+"""Columns of the instruction table that the walker reads, one int64 row an instruction, and the values they take.
 
-Addresses are byte offsets: into the arena (A), or into the constants (C). Unused fields are 0. Strides are in bytes.
+`bitplane.runtime.instructions` writes them: a field of an instruction goes into the column of its name, so a column means the
+same in every instruction. Addresses are byte offsets: into the arena (A), or into the constants (C). Unused columns are 0.
+Strides are in bytes.
 """
 
 OP = 0  # one of the OP_ values
-TILE = 1  # index into `tiles.TILES`
-SRC_KIND = 2  # what the epilogue reads: one of the FROM_ values
-SRC = 3  # A: first tap of output pixel (0, 0)
-SRC_PLANE = 4  # stride between bit-planes
-SRC_PLANES = 5  # number of bit-planes
-SRC_ROW = 6  # stride between kernel rows
-SRC_STEP_Y = 7  # stride between output rows
-SRC_STEP_X = 8  # stride between output pixels
+TILE = 1  # index into `shapes.TILES`
+SOURCE_KIND = 2  # what the epilogue reads: one of the FROM_ values
+SOURCE = 3  # A: first tap of output pixel (0, 0)
+SOURCE_PLANE = 4  # stride between bit-planes
+SOURCE_PLANES = 5  # number of bit-planes
+SOURCE_ROW = 6  # stride between kernel rows
+SOURCE_STEP_Y = 7  # stride between output rows
+SOURCE_STEP_X = 8  # stride between output pixels
 KERNEL_ROWS = 9
 KERNEL_WORDS = 10  # words of one kernel row
 WEIGHTS = 11  # C: lane-packed weights
@@ -19,8 +21,8 @@ WEIGHTS_GROUP = 12  # stride between channel groups
 GROUPS = 13  # channel groups
 HEIGHT = 14  # output rows
 WIDTH = 15  # output pixels of a row
-MODE = 16  # one of the MODE_ values; of a classifier, one of the WEIGHTS_ values
-LIMITS = 17  # C: accumulator thresholds of the modes MODE_ONE and MODE_TWO
+MODE = 16  # one of the MODE_ values
+LIMITS = 17  # C: accumulator thresholds of the modes MODE_ONE, MODE_TWO and MODE_FOURS
 LIMITS_GROUP = 18
 CODES = 19  # A: output codes, pixel (0, 0)
 CODES_PLANE = 20
@@ -45,14 +47,14 @@ STEP = 38  # C: float32, the quantizer's step
 SCRATCH = 39  # A: of the first thread: rows of accumulators, a row of a pool, or means and logits
 STORE = 40  # whether features are written
 CHANNELS = 41
-SRC_HEIGHT = 42
-SRC_WIDTH = 43
+SOURCE_HEIGHT = 42
+SOURCE_WIDTH = 43
 PAD_TOP = 44
 PAD_LEFT = 45
 STRIDE_Y = 46
 STRIDE_X = 47
 KERNEL_WIDTH = 48
-SRC_CHANNELS = 49
+SOURCE_CHANNELS = 49
 GROUP_CHANNELS = 50  # rows of the weight matrix in a group
 MEAN = 51  # C: float32
 STD = 52  # C: float32
@@ -63,12 +65,20 @@ BAND = 56  # of a convolution: rows of the pool in the next row of the table tha
 SCRATCH_PART = 57  # bytes of one thread's scratch
 PRELU = 58  # whether negative features are multiplied by a slope
 SLOPE = 59  # C: float32
-FIELDS = 60
+BAND_ROWS = 60  # rows of a convolution's features that a thread keeps, where BAND is not 0
+FRONT = 61  # zero channels put in front
+CLASSES = 62
+IS_INT8 = 63  # whether a classifier's weights are int8, with a float32 unit of each class
+UNIT = 64  # C: float32
+NORMALIZES = 65  # whether the input is pixels, which have a mean and a standard deviation
+ROW_BYTES = 66
+BY_SIGN = 67  # whether a quantizer chooses one of two values by the sign
+FIELDS = 68
 
 ARGUMENTS = 11
 """Arguments of the walker, all int64."""
 
-# Words of a meeting place, int64: of the whole, and of one mailbox.
+# Words of the memory that the threads of a call share, int64: of the whole, and of one mailbox.
 ARRIVALS = 0  # at barriers
 DONE = 16  # helpers that have walked to the end
 MAILBOXES = 32  # the first mailbox
@@ -97,9 +107,6 @@ MODE_ONE = 1  # one threshold in registers: 1-bit codes
 MODE_TWO = 2  # three thresholds in registers: 2-bit codes
 MODE_FOURS = 3  # the same, four codes a byte
 MODE_POOL = 4  # accumulators are stored as features are, for the max pool in the next row
-
-WEIGHTS_FLOAT = 0
-WEIGHTS_INT8 = 1  # and a float32 unit of each class
 
 QUANT_NONE = 0
 QUANT_ONE = 1  # one float threshold

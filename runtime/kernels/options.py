@@ -1,7 +1,7 @@
 """The one place for numba's options.
 
 No fastmath: float operations keep their order and rounding, so results are the same bits on every machine. No numba cache: the
-finished code is kept by `bitplane.runtime.machine_code`.
+finished code is kept by `bitplane.runtime.execute.machine_code`.
 """
 
 from typing import Any

@@ -17,7 +17,7 @@ bits likewise, over the span of words in which this layer's weights cannot overf
 A "look-up" tile reads bytes of four codes of 1 or 2 bits. For each value of such a byte there is a table of its 16 sums with
 four weights of {-1, 1}: the byte chooses the table, and four weight bits of every output channel, a byte each, choose from it,
 32 channels an instruction. A ternary weight takes the sum over its positive channels less that over its negative ones. Codes
-count from a center, so that sums are small (`bitplane.runtime.packing`): bytes hold them over a span of words.
+count from a center, so that sums are small (`bitplane.runtime.plan.spans`): bytes hold them over a span of words.
 
 Where the consumer takes 1- or 2-bit codes of this layer alone, quantizing is comparing the accumulator with 1 or 3 integers, in
 registers; otherwise accumulators go as int32 to a scratch row that the float epilogue reads while it is in L1.

@@ -5,7 +5,7 @@ Several threads may walk the same table over one arena, each doing its share of 
 Arguments, all int64: address of the step table, int64 [rows, FIELDS], and its rows; addresses of the arena and the constants;
 address of the images (uint8, [C, H, W] each) and bytes between two; address of the logits (float32) and bytes between two;
 number of images; helpers << 48 | this thread's number << 32 | number of threads; address of a meeting place (used with several
-threads only). `bitplane.runtime.machine_code` compiles, keeps and calls it.
+threads only). `bitplane.runtime.execute.machine_code` compiles, keeps and calls it.
 
 A meeting place is int64 words (`fields`): arrivals at barriers, helpers that are done, and a mailbox for each helper, a cache
 line or two apart. A call that names helpers lets their sequence numbers grow, walks, and waits until they are done. A helper
@@ -21,11 +21,11 @@ import numba
 from bitplane.runtime.kernels import fields as f
 from bitplane.runtime.kernels.conv import run_features
 from bitplane.runtime.kernels.dense import run_classifier
+from bitplane.runtime.kernels.features import run_average_pool, run_fake_quantize, run_load, run_output
 from bitplane.runtime.kernels.image import run_image
 from bitplane.runtime.kernels.intrinsics import carray, fetch_add, load_acquire, pointer, yield_processor
 from bitplane.runtime.kernels.options import ENTRY, INNER
 from bitplane.runtime.kernels.pool import run_pad_shortcut
-from bitplane.runtime.kernels.values import run_average_pool, run_fake_quantize, run_load, run_output
 
 SPINS = 2000
 """Looks at the barrier before a waiting thread gives up its time slice."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bitplane.cli import main
-from bitplane.runtime import machine_code
+from bitplane.runtime.execute import machine_code
 
 MODEL = Path(__file__).resolve().parents[1] / "fixtures" / "format-1" / "binary1.onnx"
 

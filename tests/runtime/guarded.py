@@ -14,8 +14,10 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from bitplane.runtime import places, session
-from bitplane.runtime.arena import Arena, Constants, round_up
+from bitplane.runtime import session
+from bitplane.runtime.layouts import round_up
+from bitplane.runtime.plan import make, memory
+from bitplane.runtime.plan.arena import Arena, Constants
 
 PAGE, PROT_NONE = mmap.PAGESIZE, 0
 MARGIN = 64
@@ -114,8 +116,8 @@ class GuardedConstants(Constants):
 
     before: ClassVar[bool] = False
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, check) -> None:
+        super().__init__(check)
         self.pages, self.arrays = Pages(self.before), []
 
     def add(self, array):
@@ -134,7 +136,7 @@ class GuardedConstants(Constants):
 
 def install(mode: Mode) -> None:
     """Give every session of this process such memory."""
-    before, run = mode == "before", session.Team.run
+    before, run = mode == "before", session.Executor.run
 
     def run_guarded(self, images, logits, share_image):
         if mode == "poison":
@@ -150,9 +152,9 @@ def install(mode: Mode) -> None:
             run(self, guarded(images, before), inner, share_image)
         logits[...] = inner
 
-    session.Team.run = run_guarded
+    session.Executor.run = run_guarded
     if mode == "poison":
-        places.Arena = PoisonedArena
+        memory.Arena = PoisonedArena
         return
     GuardedArena.before = GuardedConstants.before = before
-    places.Arena, places.Constants = GuardedArena, GuardedConstants
+    memory.Arena, make.Constants = GuardedArena, GuardedConstants

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from bitplane.runtime import InferenceSession, SessionOptions
+from bitplane.runtime.execute.threads import Part
 
 MODEL = Path(__file__).resolve().parents[1] / "fixtures" / "format-1" / "ternary2.onnx"
 LIMIT = 60
@@ -47,11 +48,11 @@ def test_two_calls_are_in_the_kernels_at_the_same_time():
 
 def test_a_kernel_that_waits_lets_other_python_threads_run():
     session = InferenceSession(MODEL, threads=2)
-    team, images, logits = session._idle[0], np.zeros((1, 3, 32, 32), np.uint8), np.zeros((1, 10), np.float32)
-    parts = [team._arguments(0, images, logits, 0, 1, part, 2) for part in (0, 1)]
-    waiting = threading.Thread(target=team._run_plan, args=parts[1])  # part 1 of 2 spins for part 0
+    executor, images, logits = session._idle[0], np.zeros((1, 3, 32, 32), np.uint8), np.zeros((1, 10), np.float32)
+    parts = [executor._call(images, logits, Part(0, 0, 1, part, 2)) for part in (0, 1)]
+    waiting = threading.Thread(target=executor._run_plan, args=parts[1])  # part 1 of 2 spins for part 0
     waiting.start()
-    team._run_plan(*parts[0])  # is never reached if the GIL is held there
+    executor._run_plan(*parts[0])  # is never reached if the GIL is held there
     waiting.join()
     np.testing.assert_array_equal(logits, session.run(None, {"input": images})[0])
 
@@ -75,16 +76,16 @@ def test_an_interrupted_call_ends_its_other_parts_and_the_next_call_is_right(sha
     session, images, expected = shared
     others = helpers()
     session.run(None, {"input": images})
-    (team,) = session._idle
-    first, arguments = helpers() - others, team._arguments
+    (executor,) = session._idle
+    first, call = helpers() - others, executor._call
     assert len(first) == 2
 
-    def interrupted(arena, x, logits, begin, end, part=0, parts=1, count=0):
-        if part == failing:
+    def interrupted(x, logits, part, helpers=0):
+        if part.number == failing:
             raise error
-        return arguments(arena, x, logits, begin, end, part, parts, count)
+        return call(x, logits, part, helpers)
 
-    team._arguments = interrupted
+    executor._call = interrupted
     with pytest.raises(error):
         session.run(None, {"input": images})
     assert session._idle == []  # its memory is not used again
@@ -130,8 +131,8 @@ def test_the_threads_of_a_session_end_with_it(shared):
     others = helpers()
     session.run(None, {"input": images})
     assert len(helpers() - others) == 2
-    (team,) = session._idle
-    del team
+    (executor,) = session._idle
+    del executor
     session._idle.clear()
     wait_for(lambda: not helpers() - others)
     np.testing.assert_array_equal(session.run(None, {"input": images})[0], expected)
@@ -143,6 +144,7 @@ def test_a_forked_process_starts_threads_of_its_own():
 import os, sys
 import numpy as np
 from bitplane.runtime import InferenceSession, SessionOptions
+from bitplane.runtime.execute.threads import Part
 session, images = InferenceSession(sys.argv[1], threads=2), np.arange(4 * 3072, dtype=np.uint8).reshape(4, 3, 32, 32)
 expected = session.run(None, {"input": images})[0]
 child = os.fork()

@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from bitplane.runtime import InferenceSession, cost
-from bitplane.runtime.arena import BYTES, FOURS, CodesLayout
+from bitplane.format import names as fmt
+from bitplane.runtime import InferenceSession
 from bitplane.runtime.kernels.shapes import Tile, is_narrow
 from bitplane.runtime.kernels.target import CPUS, MACHINE
-from bitplane.runtime.model import Conv
+from bitplane.runtime.layouts import BYTES, FOURS, CodesLayout
+from bitplane.runtime.operators.low_bit_conv import LowBitConv
+from bitplane.runtime.plan import cost
 
 
 @pytest.mark.parametrize("kind", ["Binary", "Ternary", "Quaternary"])
@@ -27,8 +29,7 @@ def test_every_layer_takes_the_product_that_is_estimated_cheapest(graphs, kind, 
 
 
 def conv(op, out, channels):
-    planes = {"BinaryConv": 1}.get(op, 2)
-    return Conv("c", op, "a", "y", (out, 3, 3, channels), (1, 1), (1,) * 4, None, None, (None,) * planes)
+    return LowBitConv("c", "a", "y", (1, 1), (1,) * 4, (out, 3, 3, channels), None, None, fmt.LEVELS[op], ())
 
 
 def test_popcounts_cost_by_the_plane_and_quaternary_weights_twice():
@@ -38,7 +39,7 @@ def test_popcounts_cost_by_the_plane_and_quaternary_weights_twice():
     assert cost.codes_cost(layer, two, 2, 8, 8) == 2 * binary
     assert cost.codes_cost(conv("QuaternaryConv", 64, 64), one, 1, 8, 8) == 2 * binary
     assert cost.codes_cost(layer, one, 1, 16, 8) == 2 * binary
-    assert cost.codes_cost(replace(layer, weight_shape=(128, 3, 3, 64)), one, 1, 8, 8) == 2 * binary
+    assert cost.codes_cost(replace(layer, shape=(128, 3, 3, 64)), one, 1, 8, 8) == 2 * binary
     assert cost.codes_cost(conv("TernaryConv", 64, 64), one, 1, 8, 8) > binary
 
 

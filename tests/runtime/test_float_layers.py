@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitplane.runtime import InferenceSession
-from bitplane.runtime.kernels.reference import evaluate
-from bitplane.runtime.parse import parse
+from bitplane.runtime.inspect.reference import evaluate
+from bitplane.runtime.model.parse import parse
 
 
 def compare(builder, count=2, threads=1):

@@ -4,14 +4,13 @@ import numpy as np
 import pytest
 
 from bitplane.runtime import InferenceSession
-from bitplane.runtime.cost import cheapest_tile
-from bitplane.runtime.kernels.limit import ACCUMULATORS, register_loop
-from bitplane.runtime.kernels.reference import evaluate
+from bitplane.runtime.inspect.reference import evaluate
+from bitplane.runtime.inspect.register_loop import ACCUMULATORS, register_loop
+from bitplane.runtime.inspect.single_layer import make_layer
 from bitplane.runtime.kernels.shapes import TILES
-from bitplane.runtime.layer import make_layer
-from bitplane.runtime.model import Quantizer
-from bitplane.runtime.packing import float_levels
-from bitplane.runtime.parse import parse
+from bitplane.runtime.model.parse import parse
+from bitplane.runtime.operators.quantize import Quantize
+from bitplane.runtime.plan.cost import cheapest_tile
 
 
 @pytest.mark.parametrize("kind", ["Binary", "Ternary", "Quaternary"])
@@ -31,8 +30,8 @@ def test_every_value_equals_the_reference(graphs, kind, bits):
 
 @pytest.mark.parametrize("step", [1e-38, 0.1, 0.3, 1.0, 1.7, 3e38])
 @pytest.mark.parametrize("bits", [1, 2])
-def test_float_levels_are_the_smallest_values_of_their_codes(step, bits):
-    levels = float_levels(Quantizer("q", "x", "y", bits, float(np.float32(step))))
+def test_float_thresholds_are_the_smallest_values_of_their_codes(step, bits):
+    levels = Quantize("q", "x", "y", bits, float(np.float32(step))).thresholds()
     for code, level in enumerate(levels, 1):
         below = np.nextafter(level, np.float32(0))
         with np.errstate(over="ignore"):

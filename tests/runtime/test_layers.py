@@ -6,10 +6,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper as nh
 
-from bitplane.runtime import places
-from bitplane.runtime.arena import BYTES, FOURS
 from bitplane.runtime.kernels.shapes import is_narrow
 from bitplane.runtime.kernels.target import MACHINE
+from bitplane.runtime.layouts import BYTES, FOURS
+from bitplane.runtime.plan import choose
 
 CHANNELS = [1, 15, 16, 17, 31, 32, 33, 64, 65, 3 * 64 + 5]
 EXAMPLES = settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -110,8 +110,8 @@ def prefer(monkeypatch):
         def cost(conv, layout, *_args):
             return 0.0 if layout.code_bits == PRODUCTS[product] else 1.0
 
-        monkeypatch.setattr(places, "codes_cost", cost)
-        monkeypatch.setattr(places, "store_cost", lambda *_args: 0.0)
+        monkeypatch.setattr(choose, "codes_cost", cost)
+        monkeypatch.setattr(choose, "store_cost", lambda *_args: 0.0)
 
     return install
 

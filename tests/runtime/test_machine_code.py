@@ -10,7 +10,7 @@ import numpy as np
 import platformdirs
 import pytest
 
-from bitplane.runtime import machine_code
+from bitplane.runtime.execute import machine_code
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "tests" / "fixtures" / "format-1" / "ternary2.onnx"
@@ -18,7 +18,7 @@ SCRIPT = """
 import sys
 import numpy as np
 from bitplane.runtime import InferenceSession
-from bitplane.runtime.machine_code import origin
+from bitplane.runtime.execute.machine_code import origin
 print(float(InferenceSession(sys.argv[1]).run(None, {"input": np.full((1, 3, 32, 32), 99, np.uint8)})[0].sum()))
 print(origin().compiled, "numba" in sys.modules)
 """
@@ -173,7 +173,7 @@ def test_a_user_without_a_home_gets_no_folder_in_the_working_one(fresh, monkeypa
     for name in ("BITPLANE_CACHE_DIR", "NUMBA_CACHE_DIR", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("bitplane.runtime.machine_code.user_cache", lambda: Path("~/.cache/bitplane"))
+    monkeypatch.setattr("bitplane.runtime.execute.machine_code.user_cache", lambda: Path("~/.cache/bitplane"))
     with pytest.warns(RuntimeWarning, match="no home folder"):
         assert machine_code._find_or_compile()[2:4] == (None, True)
     assert list(tmp_path.iterdir()) == []

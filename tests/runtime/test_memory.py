@@ -6,8 +6,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from bitplane.runtime import InferenceSession, ModelError, memory
-from bitplane.runtime.arena import Arena, Constants, FeaturesLayout
+from bitplane.runtime import InferenceSession, ModelError, process
+from bitplane.runtime.layouts import FeaturesLayout
+from bitplane.runtime.plan.arena import Arena, Constants
 
 
 @pytest.fixture
@@ -23,12 +24,12 @@ def refusal(data, threads=1):
 
 
 def test_a_plan_larger_than_memory_is_refused(data, monkeypatch):
-    monkeypatch.setattr("bitplane.runtime.places.memory_limit", lambda: 20_000)
+    monkeypatch.setattr("bitplane.runtime.plan.memory.memory_limit", lambda: 20_000)
     assert "this process can have 20000; use smaller images or fewer threads" in refusal(data)
 
 
 def test_a_plan_that_fits_once_but_not_for_every_thread_is_refused(data, monkeypatch):
-    monkeypatch.setattr("bitplane.runtime.places.memory_limit", lambda: 400_000)
+    monkeypatch.setattr("bitplane.runtime.plan.memory.memory_limit", lambda: 400_000)
     InferenceSession(data)
     assert "for values of each of 50 threads" in refusal(data, 50)
 
@@ -64,7 +65,7 @@ def test_weights_that_padding_multiplies_are_refused_before_they_are_unpacked(gr
 
 
 def test_constants_are_bounded_while_they_grow(graphs, monkeypatch):
-    monkeypatch.setattr("bitplane.runtime.places.MAX_BYTES", 100_000)
+    monkeypatch.setattr("bitplane.runtime.plan.memory.MAX_MEMORY", 100_000)
     b = graphs.Builder(0, 1, 1, 1)
     x = b.pad_shortcut(b.pixel_conv(16, 1), 0, 1008, 1)
     for _ in range(1000):
@@ -91,17 +92,17 @@ def test_no_memory_for_weights_is_an_error_of_one_line(data, monkeypatch):
     def pack(*_):
         raise MemoryError
 
-    monkeypatch.setattr("bitplane.runtime.rows.pack_weights", pack)
+    monkeypatch.setattr("bitplane.runtime.plan.convolve.pack_weights", pack)
     assert "its weights need more memory" in refusal(data)
 
 
 @pytest.mark.parametrize(("text", "limit"), [("12345\n", 12345), ("max\n", None), ("", None), (None, None)])
 def test_the_limit_is_the_machines_or_the_containers(tmp_path, monkeypatch, text, limit):
-    monkeypatch.setattr(memory, "CGROUP", tmp_path / "memory.max")
-    whole = memory.memory_limit()
+    monkeypatch.setattr(process, "CGROUP", tmp_path / "memory.max")
+    whole = process.memory_limit()
     if text is not None:
         (tmp_path / "memory.max").write_text(text)
-    assert memory.memory_limit() == (limit or whole)
+    assert process.memory_limit() == (limit or whole)
     assert whole > 1 << 20
 
 

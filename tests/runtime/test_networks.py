@@ -82,8 +82,8 @@ def test_a_call_that_was_served_before_makes_no_new_memory(graphs):
     builder = graphs.resnet(8, "Ternary", 2, 32, blocks=1)
     session, images = InferenceSession(builder.model().SerializeToString(), threads=2), builder.images(4)
     session.run(None, {"input": images})
-    (team,) = session._idle
-    arenas = [a.ctypes.data for a in team._arenas]
+    (executor,) = session._idle
+    arenas = [a.ctypes.data for a in executor._arenas]
     session.run(None, {"input": images})
-    assert session._idle == [team]
-    assert [a.ctypes.data for a in team._arenas] == arenas
+    assert session._idle == [executor]
+    assert [a.ctypes.data for a in executor._arenas] == arenas

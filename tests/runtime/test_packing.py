@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitplane.format import names as fmt
-from bitplane.runtime.packing import SURE_SPAN, center, four_span, four_span_of, pairs_span
+from bitplane.format.levels import BINARY, TERNARY
+from bitplane.runtime.plan.spans import SURE_SPAN, center, four_span, four_span_of, pairs_span
 
 
 def most(weights, top, span):
@@ -53,7 +53,7 @@ def test_weights_of_both_signs_have_a_longer_span_than_the_largest_of_them_alone
 
 def most_of_look_ups(positive, negative, bits, span):
     """Largest and smallest sum in bytes over the runs of a tile, for the worst codes: weight bits [R, kh, words]."""
-    codes = np.arange(2**bits) - center(fmt.TERNARY_CONV, bits)
+    codes = np.arange(2**bits) - center(TERNARY, bits)
     weights = [(p >> i & 1).astype(int) - (n >> i & 1) for i in range(4) for p, n in [(positive, negative)]]
     best = {top: sum(np.where(w > 0, w * codes[-1], w * codes[0]) * top for w in np.array(weights) * top) for top in (1, -1)}
     kh, words = positive.shape[1:]
@@ -79,13 +79,13 @@ def test_no_run_of_look_ups_can_overflow(shape, zeros, bits, seed):
     positive, negative = (
         sum(chosen[i].astype(np.uint8) << np.uint8(i) for i in range(4)) for chosen in (mask & ~sign, mask & sign)
     )
-    span = four_span_of(fmt.TERNARY_CONV, bits, [positive, negative])
-    assert span >= four_span(fmt.TERNARY_CONV, bits, shape[2])
+    span = four_span_of(TERNARY, bits, [positive, negative])
+    assert span >= four_span(TERNARY, bits, shape[2])
     assert most_of_look_ups(positive, negative, bits, span) <= 127
 
 
 def test_ternary_weights_that_are_zero_lengthen_a_span_of_look_ups():
     ones, none = np.full((16, 3, 96), 15, np.uint8), np.zeros((16, 3, 96), np.uint8)
-    assert four_span_of(fmt.TERNARY_CONV, 2, [ones, none]) == four_span(fmt.TERNARY_CONV, 2, 96) == 14
-    assert four_span_of(fmt.TERNARY_CONV, 2, [ones & 3, ones & 4]) == 24  # a quarter of a row: 2 * 2 + 1 a word, 120
-    assert four_span_of(fmt.BINARY_CONV, 2, [ones]) == four_span(fmt.BINARY_CONV, 2, 96)
+    assert four_span_of(TERNARY, 2, [ones, none]) == four_span(TERNARY, 2, 96) == 14
+    assert four_span_of(TERNARY, 2, [ones & 3, ones & 4]) == 24  # a quarter of a row: 2 * 2 + 1 a word, 120
+    assert four_span_of(BINARY, 2, [ones]) == four_span(BINARY, 2, 96)

@@ -9,15 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitplane.runtime import InferenceSession
+from bitplane.runtime.instructions import Convolve, MaxPool
 from bitplane.runtime.kernels import fields as f
-from bitplane.runtime.parse import parse
-from bitplane.runtime.plan import make_plan
+from bitplane.runtime.model.parse import parse
+from bitplane.runtime.plan.make import make_plan
+from bitplane.runtime.plan.options import PlanOptions
 
 
 @contextmanager
 def bands(size):
     """Bands of that many bytes at most, or of one row, and threads that share any image."""
-    with patch("bitplane.runtime.session.SHARED_STEP_WORK", 0), patch("bitplane.runtime.rows.BAND_BYTES", size):
+    with patch("bitplane.runtime.session.SHARED_STEP_WORK", 0), patch("bitplane.runtime.plan.memory.BAND_BYTES", size):
         yield
 
 
@@ -73,11 +75,12 @@ def test_any_pool_equals_onnxruntime(graphs, check, head, height, width, channel
 def test_a_convolution_that_only_a_pool_reads_keeps_few_rows(graphs, head):
     model = parse(_graph(graphs, head, 16, 16, 16, (3, 2, 1), True, 2, False).model().SerializeToString())
     with bands(0):
-        plan, whole = make_plan(model), make_plan(model, merge=False)
-    at = int(np.flatnonzero(plan.table[:, f.BAND])[0])
-    assert plan.table[at : at + 2, f.BAND].tolist() == [1, -1]
-    assert plan.table[at + 1, f.OP] == f.OP_MAX_POOL
-    assert plan.table[at + 1, f.QUANT] == f.QUANT_TWO or plan.table[at + 1, f.QUANT] == f.QUANT_FOURS
+        plan, whole = make_plan(model), make_plan(model, PlanOptions(merge=False))
+    at = next(n for n, i in enumerate(plan.instructions) if isinstance(i, Convolve) and i.band)
+    conv, pool = plan.instructions[at : at + 2]
+    assert isinstance(pool, MaxPool)
+    assert (conv.band, pool.band) == (1, -1)
+    assert pool.epilogue.quantization.quant in (f.QUANT_TWO, f.QUANT_FOURS)
     assert plan.arena.size < whole.arena.size
 
 
@@ -88,7 +91,8 @@ def test_a_convolution_that_others_read_too_is_stored_whole(graphs, check):
     b.classifier(b.op("Add", b.max_pool(x, 3, 2, 1), y))
     with bands(0):
         check(b)
-        assert not make_plan(parse(b.model().SerializeToString())).table[:, f.BAND].any()
+        plan = make_plan(parse(b.model().SerializeToString()))
+    assert not any(i.band for i in plan.instructions if isinstance(i, Convolve))
 
 
 def test_bands_of_every_number_of_threads_give_the_same_bits(graphs):

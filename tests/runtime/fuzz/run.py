@@ -105,8 +105,8 @@ def compare(data: bytes, images: np.ndarray, found: np.ndarray, done: str) -> tu
         expected = onnxruntime.InferenceSession(data, quiet(), ["CPUExecutionProvider"]).run(None, {"input": images})[0]
     except Exception as error:
         word, done = "equal to the reference", f"{done}: {str(error)[:300]}"
-        from bitplane.runtime.kernels.reference import evaluate
-        from bitplane.runtime.parse import parse
+        from bitplane.runtime.inspect.reference import evaluate
+        from bitplane.runtime.model.parse import parse
 
         with np.errstate(all="ignore"):
             expected = np.stack([np.asarray(evaluate(parse(data), image)["logits"]).ravel() for image in images])

@@ -1,0 +1,183 @@
+"""What one call of `run` needs to itself: arenas, the words that threads share, and the threads that help it.
+
+A session keeps the executors that are not at work. A call takes one, or makes one if there is none, and gives it back: calls
+from several Python threads run at the same time, share the plan and its constants only, and never wait for each other. The
+threads of an executor belong to it alone: a part of a call cannot be queued behind a part of another one that waits for it at a
+barrier.
+
+A worker waits in compiled code, without Python's lock, looking at its mailbox for a moment after each call (`allow_spinning`),
+because waking a sleeping thread takes as long as a small network and its core has gone slow meanwhile; then it sleeps. All that
+can fail happens before any part has started, and a call that has started cannot be interrupted: nothing ever runs half a call.
+"""
+
+import os
+import threading
+import weakref
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitplane.runtime.execute.call import Call, role, wait_for_mail
+from bitplane.runtime.execute.machine_code import RunPlan
+from bitplane.runtime.kernels import fields as f
+from bitplane.runtime.plan.arena import aligned_zeros
+from bitplane.runtime.plan.plan import Plan
+
+LOOKS = 4000
+"""Times a worker looks at its mailbox before it sleeps, half of them with a yield between: 0.8 ms on a Zen 5 by itself."""
+
+
+class Worker:
+    """A thread that runs the walker when a call says so.
+
+    Args:
+        run_plan: the compiled walker.
+        mail: its mailbox, int64 [MAILBOX].
+        looks: times it looks at the mailbox before it sleeps.
+
+    Raises:
+        RuntimeError: the thread cannot be started.
+    """
+
+    def __init__(self, run_plan: RunPlan, mail: NDArray[np.int64], looks: int) -> None:
+        self._run_plan, self._mail, self._looks = run_plan, mail, looks
+        self._announced = 0  # calls
+        self._closed = False
+        self._process = os.getpid()
+        self._news = threading.Condition()
+        threading.Thread(target=self._serve, name="bitplane", daemon=True).start()
+
+    def announce(self) -> None:
+        """Be awake: a call will let the mailbox's sequence number grow."""
+        with self._news:
+            self._announced += 1
+            self._news.notify()
+
+    def close(self) -> None:
+        """End the thread, when it is done with what it does."""
+        if self._process != os.getpid():
+            return  # a forked process has the lock, maybe locked for good, but not the thread
+        with self._news:
+            self._closed = True
+            self._news.notify()
+
+    def _serve(self) -> None:
+        address, mail = self._mail.ctypes.data, self._mail
+        while True:
+            self._run_plan(*wait_for_mail(int(mail[f.MAIL_TAKEN]), self._looks, address))
+            with self._news:
+                while self._announced == mail[f.MAIL_TAKEN] and not self._closed:
+                    self._news.wait()
+                if self._closed:
+                    return
+
+
+class Executor:
+    """Memory and threads of one call at a time.
+
+    Args:
+        run_plan: the compiled walker.
+        plan: what it walks.
+        threads: threads of a call, this one included.
+        allow_spinning: whether workers look for the next call for a moment before they sleep.
+    """
+
+    def __init__(self, run_plan: RunPlan, plan: Plan, threads: int, allow_spinning: bool = True) -> None:
+        self._run_plan, self._plan, self._threads = run_plan, plan, threads
+        self._looks = LOOKS if allow_spinning else 1
+        self._table = plan.table.ctypes.data, len(plan.table)
+        self._constants = plan.constants.ctypes.data
+        self._arenas = [plan.arena.create()]
+        self._addresses = [self._arenas[0].ctypes.data]
+        words = f.MAILBOXES + (threads - 1) * f.MAILBOX
+        self._shared = aligned_zeros(8 * words).view(np.int64)
+        self._workers: list[Worker] = []
+        self._process = 0  # that the workers run in
+
+    @property
+    def memory(self) -> NDArray[np.uint8]:
+        """The arena of this thread."""
+        return self._arenas[0]
+
+    def run(self, images: NDArray[Any], logits: NDArray[np.float32], share_image: bool) -> None:
+        """Compute logits [N, classes] of images [N, C, H, W], both C-contiguous.
+
+        Args:
+            images: what the model takes.
+            logits: where to write.
+            share_image: whether a single image is worth being divided among the threads.
+
+        Raises:
+            BaseException: whatever kept it from starting, such as KeyboardInterrupt; nothing has run then.
+        """
+        count = len(images)
+        if self._threads == 1 or count == 0 or (count == 1 and not share_image):
+            self._run_plan(*self._call(images, logits, Part(0, 0, count)))
+        elif count == 1:
+            self._run_together([Part(0, 0, 1, part, self._threads) for part in range(self._threads)], images, logits)
+        else:
+            parts = min(self._threads, count)
+            cuts = [count * part // parts for part in range(parts + 1)]
+            self._run_together([Part(part, cuts[part], cuts[part + 1]) for part in range(parts)], images, logits)
+
+    def _call(self, images: NDArray[Any], logits: NDArray[np.float32], part: "Part", helpers: int = 0) -> Call:
+        image_bytes, logits_bytes = images.strides[0], logits.strides[0]
+        return Call(
+            *self._table,
+            self._addresses[part.arena],
+            self._constants,
+            images.ctypes.data + part.begin * image_bytes,
+            image_bytes,
+            logits.ctypes.data + part.begin * logits_bytes,
+            logits_bytes,
+            part.end - part.begin,
+            role(part.number, part.numbers, helpers),
+            self._shared.ctypes.data,
+        )
+
+    def _run_together(self, parts: list["Part"], images: NDArray[Any], logits: NDArray[np.float32]) -> None:
+        """Run all parts at once, the first of them here."""
+        while len(self._arenas) <= max(part.arena for part in parts):
+            self._arenas.append(self._plan.arena.create())
+            self._addresses.append(self._arenas[-1].ctypes.data)
+        self._start_workers(len(parts) - 1)
+        self._shared[: f.MAILBOXES] = 0
+        workers = self._workers[: len(parts) - 1]
+        try:
+            for number, (worker, part) in enumerate(zip(workers, parts[1:], strict=True)):
+                self._mailbox(number)[1 : 1 + f.ARGUMENTS] = list(self._call(images, logits, part))
+                worker.announce()
+            self._run_plan(*self._call(images, logits, parts[0], len(workers)))
+        except BaseException:
+            self._stop_workers()  # some may wait for what will not come
+            raise
+
+    def _mailbox(self, number: int) -> NDArray[np.int64]:
+        start = f.MAILBOXES + number * f.MAILBOX
+        return self._shared[start : start + f.MAILBOX]
+
+    def _start_workers(self, count: int) -> None:
+        """Have `count` workers, in this process: a forked one has none of its parent's threads."""
+        if self._process != os.getpid():
+            self._workers, self._process = [], os.getpid()
+            self._shared = aligned_zeros(self._shared.nbytes).view(np.int64)
+        while len(self._workers) < count:
+            worker = Worker(self._run_plan, self._mailbox(len(self._workers)), self._looks)
+            self._workers.append(worker)
+            weakref.finalize(self, worker.close).atexit = False
+
+    def _stop_workers(self) -> None:
+        for worker in self._workers:
+            worker.close()
+        self._process = 0  # the next call has shared words and workers of its own
+
+
+class Part(NamedTuple):
+    """A thread's part of a call: images [begin, end) in an arena, as thread `number` of `numbers` that share each image."""
+
+    arena: int
+    begin: int
+    end: int
+    number: int = 0
+    numbers: int = 1

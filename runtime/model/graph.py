@@ -1,0 +1,26 @@
+"""What a packed file says, checked: frozen values that planning can trust. `bitplane.runtime.model.parse` makes them."""
+
+from dataclasses import dataclass
+
+from bitplane.runtime.operators.base import Node, Tensor
+
+
+@dataclass(frozen=True)
+class Model:
+    """A packed file.
+
+    Attributes:
+        label: what to call the file in messages.
+        nodes: in topological order.
+        tensors: every value, by name.
+        input_name: name of the pixels.
+        output_name: name of the logits.
+        metadata: `metadata_props`.
+    """
+
+    label: str
+    nodes: tuple[Node, ...]
+    tensors: dict[str, Tensor]
+    input_name: str
+    output_name: str
+    metadata: dict[str, str]
