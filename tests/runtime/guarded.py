@@ -124,6 +124,7 @@ class GuardedConstants(Constants):
         data = array.tobytes()
         at = self.pages.reserve(round_up(len(data)))
         self.arrays.append((at, data))
+        self.bounds.append((at, round_up(len(data))))
         self.size = self.pages.size
         return at
 
