@@ -113,7 +113,8 @@ class Executor:
         """
         count = len(images)
         if self._threads == 1 or count == 0 or (count == 1 and not share_image):
-            self._run_plan(*self._call(images, logits, Part(0, 0, count)))
+            at, size, out, out_size = images.ctypes.data, images.strides[0], logits.ctypes.data, logits.strides[0]
+            self._run_plan(*Call(*self._table, self._addresses[0], self._constants, at, size, out, out_size, count))
         elif count == 1:
             self._run_together([Part(0, 0, 1, part, self._threads) for part in range(self._threads)], images, logits)
         else:

@@ -17,7 +17,7 @@ import numba
 
 from bitplane.runtime.kernels import fields as f
 from bitplane.runtime.kernels.epilogue import run_epilogue
-from bitplane.runtime.kernels.intrinsics import move_vector, share
+from bitplane.runtime.kernels.intrinsics import address_of, move_vector, share
 from bitplane.runtime.kernels.options import INNER
 from bitplane.runtime.kernels.pool import pool_row
 from bitplane.runtime.kernels.shapes import SCRATCH_BYTES
@@ -92,6 +92,7 @@ def _run_rows(steps, i, arena, constants, part, begin, end, first, rows, shift) 
 
     `shift` is added to where a convolution stores features and a pool reads them.
     """
+    instruction = address_of(steps, i)
     op, width, mode = steps[i, f.OP], steps[i, f.WIDTH], steps[i, f.MODE]
     group_channels = steps[i, f.GROUP_CHANNELS]
     pixel = steps[i, f.CHANNELS] * ROW_BYTES if op == f.OP_MAX_POOL else group_channels * ROW_BYTES
@@ -119,28 +120,8 @@ def _run_rows(steps, i, arena, constants, part, begin, end, first, rows, shift) 
                 group_bytes = group_channels // 4 if mode == f.MODE_FOURS else group_channels // 8
                 out = arena + steps[i, f.CODES] + y * steps[i, f.CODES_ROW] + group * group_bytes
                 out_row, out_pixel = steps[i, f.CODES_ROW], steps[i, f.CODES_PIXEL]
-            run_tiles(
-                steps[i, f.TILE],
-                width,
-                count,
-                steps[i, f.SOURCE_STEP_Y],
-                out_row,
-                arena + steps[i, f.SOURCE] + y * steps[i, f.SOURCE_STEP_Y],
-                steps[i, f.SOURCE_PLANE],
-                steps[i, f.SOURCE_PLANES],
-                steps[i, f.SOURCE_ROW],
-                steps[i, f.KERNEL_ROWS],
-                steps[i, f.SOURCE_STEP_X],
-                steps[i, f.KERNEL_WORDS],
-                steps[i, f.SPAN],
-                constants + steps[i, f.TABLE],
-                constants + steps[i, f.WEIGHTS] + group * steps[i, f.WEIGHTS_GROUP],
-                f.MODE_ROW if mode == f.MODE_POOL else mode,
-                constants + steps[i, f.LIMITS] + group * steps[i, f.LIMITS_GROUP],
-                out,
-                out_pixel,
-                steps[i, f.CODES_PLANE],
-            )
+            taps = arena + steps[i, f.SOURCE] + y * steps[i, f.SOURCE_STEP_Y]
+            run_tiles(instruction, constants, group, count, taps, out, out_row, out_pixel)
         elif op == f.OP_MAX_POOL:
             out = scratch if has_epilogue else arena + steps[i, f.FEATURES] + y * steps[i, f.FEATURES_ROW]
             pool_row(steps, i, arena, y, out, pixel, shift)
@@ -149,4 +130,4 @@ def _run_rows(steps, i, arena, constants, part, begin, end, first, rows, shift) 
             source = arena + steps[i, f.SOURCE] + y * source_row
         if has_epilogue:
             moved = shift if op == f.OP_CONV else 0
-            run_epilogue(steps, i, arena, constants, group, y, count, source, source_row, source_pixel, moved)
+            run_epilogue(instruction, arena, constants, group, y, count, source, source_row, source_pixel, moved)

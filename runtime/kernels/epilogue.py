@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numba
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -23,7 +22,6 @@ from bitplane.format.levels import QUATERNARY
 from bitplane.runtime.kernels import fields as f
 from bitplane.runtime.kernels import intrinsics as v
 from bitplane.runtime.kernels.intrinsics import F32, F32X16, I16, I32, I32X16, I64, i64, intrinsic
-from bitplane.runtime.kernels.options import INNER
 from bitplane.runtime.kernels.target import HAS_AVX512
 
 BLOCK = 64
@@ -88,153 +86,143 @@ def _emit_planes(b: Any, code: Any, planes: Any, out: Any, plane: Any) -> None:
 
 
 @dataclass(frozen=True)
-class RowArguments:
-    """LLVM values of some rows; addresses are of the first one's pixel 0 and the group's first channel. See `fields`."""
+class Place:
+    """Where the rows of an epilogue are: of the first one's pixel 0 and the group's first channel, and the strides."""
 
+    start: Any
+    row: Any
+    pixel: Any
+
+    def at(self, b: Any, offset: Any, y: Any, x: Any) -> Any:
+        """Address of pixel (y, x), `offset` bytes on."""
+        return b.add(b.add(b.add(self.start, offset), b.mul(y, self.row)), b.mul(x, self.pixel))
+
+
+@dataclass(frozen=True)
+class RowArguments:
+    """LLVM values of the epilogue of one instruction (`fields`) for some rows of one channel group."""
+
+    instruction: Any
+    constants: Any
+    at: Any  # bytes of the group's first channel behind the first of all, in features and factors
     rows: Any
-    pixels: Any
-    vectors: Any
-    source: Any
-    source_row: Any
-    source_pixel: Any
-    offset: Any
-    scale: Any
-    bias: Any
-    residual: Any
-    residual_row: Any
-    residual_pixel: Any
-    relu: Any
-    prelu: Any
-    slope: Any
-    store: Any
-    features: Any
-    features_row: Any
-    features_pixel: Any
-    levels: Any
-    levels_stride: Any
-    step: Any
-    planes: Any
-    codes: Any
-    codes_row: Any
-    codes_pixel: Any
-    codes_plane: Any
+    source: Place
+    residual: Place
+    features: Place
+    codes: Place
+
+    def column(self, b: Any, index: int) -> Any:
+        """A column of the instruction."""
+        return v.column(b, self.instruction, index)
+
+    def factors(self, b: Any, index: int) -> Any:
+        """Address of the constants of the group's channels that a column points to."""
+        return b.add(b.add(self.constants, self.column(b, index)), self.at)
+
+
+CODE_BYTES = {f.QUANT_BYTES: 16, f.QUANT_FOURS: 4}
+"""Bytes of 16 codes in one plane; 2 where they are bits."""
+
+
+def _load_arguments(b: Any, quant_kind: int, values: list[Any]) -> RowArguments:
+    instruction, arena, constants, group, y, rows, source, source_row, source_pixel, shift = values
+
+    def column(index: int) -> Any:
+        return v.column(b, instruction, index)
+
+    vectors = b.mul(group, column(f.VECTORS))
+    at = b.mul(vectors, i64(BLOCK))
+
+    def place(start: int, row: int, pixel: int, offset: Any) -> Place:
+        first = b.add(b.add(arena, column(start)), b.add(b.mul(y, column(row)), offset))
+        return Place(first, column(row), column(pixel))
+
+    codes_at = b.mul(vectors, i64(CODE_BYTES.get(quant_kind, 2)))
+    return RowArguments(
+        instruction,
+        constants,
+        at,
+        rows,
+        Place(source, source_row, source_pixel),
+        place(f.RESIDUAL, f.RESIDUAL_ROW, f.RESIDUAL_PIXEL, at),
+        place(f.FEATURES, f.FEATURES_ROW, f.FEATURES_PIXEL, b.add(at, shift)),
+        place(f.CODES, f.CODES_ROW, f.CODES_PIXEL, codes_at),
+    )
 
 
 def _emit_row(b: Any, source_kind: int, quant_kind: int, a: RowArguments) -> None:
-    lowest = b.select(b.icmp_signed("!=", a.relu, i64(0)), ir.Constant(F32, 0.0), ir.Constant(F32, -math.inf))
+    lowest = b.select(b.icmp_signed("!=", a.column(b, f.RELU), i64(0)), ir.Constant(F32, 0.0), ir.Constant(F32, -math.inf))
     lowest = v.splat(b, lowest, F32X16)
-    keep = b.icmp_signed("!=", a.store, i64(0))
+    keep = b.icmp_signed("!=", a.column(b, f.STORE), i64(0))
+    prelu, slopes = a.column(b, f.PRELU), a.factors(b, f.SLOPE)
     count = {f.QUANT_ONE: 1, f.QUANT_TWO: 3, f.QUANT_FOURS: 3}.get(quant_kind, 0)
+    planes, plane = a.column(b, f.CODES_PLANES), a.column(b, f.CODES_PLANE)
     step = top = None
     if quant_kind in (f.QUANT_DIVIDE, f.QUANT_BYTES):
-        step = v.splat(b, v.load(b, a.step, F32, 4), F32X16)
-        top = v.splat(b, b.sitofp(b.sub(b.shl(i64(1), a.planes), i64(1)), F32), F32X16)
+        step = v.splat(b, v.load(b, b.add(a.constants, a.column(b, f.STEP)), F32, 4), F32X16)
+        top = v.splat(b, b.sitofp(b.sub(b.shl(i64(1), planes), i64(1)), F32), F32X16)
     width = 2 * BLOCK if source_kind == f.FROM_PLANE_PAIRS else BLOCK
-    with cgutils.for_range(b, a.vectors, intp=I64) as block:
+    kinds: tuple[tuple[int, Any], ...] = ((f.OFFSET, I32X16), (f.SCALE, F32X16), (f.BIAS, F32X16))
+    addresses = [(a.factors(b, index), kind) for index, kind in kinds]
+    levels_at, levels_stride = a.factors(b, f.LEVELS), a.column(b, f.LEVELS_STRIDE)
+    pixel_count = a.column(b, f.WIDTH)
+    with cgutils.for_range(b, a.column(b, f.VECTORS), intp=I64) as block:
         at = b.mul(block.index, i64(BLOCK))
         constants: list[Any] = [None] * 3
         if source_kind == f.FROM_SUMS:
-            constants[2] = v.load(b, b.add(a.bias, at), F32X16, 4)
+            constants[2] = v.load(b, b.add(addresses[2][0], at), F32X16, 4)
         elif source_kind != f.FROM_FEATURES:
-            kinds = ((a.offset, I32X16), (a.scale, F32X16), (a.bias, F32X16))
-            constants = [v.load(b, b.add(address, at), kind, 4) for address, kind in kinds]
-        levels = [v.load(b, b.add(b.add(a.levels, at), b.mul(a.levels_stride, i64(j))), F32X16, 4) for j in range(count)]
-        size = {f.QUANT_BYTES: 16, f.QUANT_FOURS: 4}.get(quant_kind, 2)  # bytes of 16 codes in one plane
+            constants = [v.load(b, b.add(address, at), kind, 4) for address, kind in addresses]
+        levels = [v.load(b, b.add(b.add(levels_at, at), b.mul(levels_stride, i64(j))), F32X16, 4) for j in range(count)]
 
         def pixel(slope: Any, y: Any, x: Any) -> None:
-            def place(start: Any, offset: Any, row: Any, step: Any) -> Any:
-                return b.add(b.add(b.add(start, offset), b.mul(y, row)), b.mul(x, step))
-
-            source = place(a.source, b.mul(block.index, i64(width)), a.source_row, a.source_pixel)
+            source = a.source.at(b, b.mul(block.index, i64(width)), y, x)
             value = _emit_value(b, source_kind, source, *constants)
-            value = b.fadd(value, v.load(b, place(a.residual, at, a.residual_row, a.residual_pixel), F32X16, 4))
+            value = b.fadd(value, v.load(b, a.residual.at(b, at, y, x), F32X16, 4))
             value = b.select(b.fcmp_ordered(">", lowest, value), lowest, value)  # in this order a NaN stays one
             if slope is not None:
                 value = b.select(b.fcmp_ordered(">", value, v.constant(F32X16, 0.0)), value, b.fmul(value, slope))
             with b.if_then(keep):
-                v.store(b, value, place(a.features, at, a.features_row, a.features_pixel), 4)
-            out = place(a.codes, b.mul(block.index, i64(size)), a.codes_row, a.codes_pixel)
-            _emit_quantize(b, quant_kind, value, levels, step, top, a.planes, out, a.codes_plane)
+                v.store(b, value, a.features.at(b, at, y, x), 4)
+            out = a.codes.at(b, b.mul(block.index, i64(CODE_BYTES.get(quant_kind, 2))), y, x)
+            _emit_quantize(b, quant_kind, value, levels, step, top, planes, out, plane)
 
         # Two loops: a branch in one would cost a small network of 1-bit activations 8 % of its time (docs/decisions/0011).
-        with b.if_else(b.icmp_signed("!=", a.prelu, i64(0))) as (sloped, straight):
+        with b.if_else(b.icmp_signed("!=", prelu, i64(0))) as (sloped, straight):
             for where in (sloped, straight):
                 with where:
-                    slope = v.load(b, b.add(a.slope, at), F32X16, 4) if where is sloped else None
-                    with cgutils.for_range(b, a.rows, intp=I64) as rows, cgutils.for_range(b, a.pixels, intp=I64) as pixels:
+                    slope = v.load(b, b.add(slopes, at), F32X16, 4) if where is sloped else None
+                    with cgutils.for_range(b, a.rows, intp=I64) as rows, cgutils.for_range(b, pixel_count, intp=I64) as pixels:
                         pixel(slope, rows.index, pixels.index)
 
 
 @intrinsic
-def _row(
-    typingctx: Any, case: Any, rows: Any, pixels: Any, vectors: Any, source: Any, source_row: Any, source_pixel: Any,
-    offset: Any, scale: Any, bias: Any, residual: Any, residual_row: Any, residual_pixel: Any, relu: Any, prelu: Any,
-    slope: Any, store: Any, features: Any, features_row: Any, features_pixel: Any, levels: Any, levels_stride: Any, step: Any,
-    planes: Any, codes: Any, codes_row: Any, codes_pixel: Any, codes_plane: Any,
+def run_epilogue(
+    typingctx: Any, instruction: Any, arena: Any, constants: Any, group: Any, y: Any, rows: Any,
+    source: Any, source_row: Any, source_pixel: Any, shift: Any,
 ) -> Any:  # fmt: skip
+    """Finish `rows` rows from `y` of channel group `group` of the instruction at an address.
+
+    `source` is the address of accumulators or features, `shift` is added to the address of features that are stored.
+    """
+
     def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
         done = b.append_basic_block("done")
-        switch = b.switch(args[0], done)
+        kinds = b.mul(v.column(b, args[0], f.SOURCE_KIND), i64(len(f.QUANTS)))
+        switch = b.switch(b.add(kinds, v.column(b, args[0], f.QUANT)), done)
         for source_kind in f.SOURCES:
             for quant_kind in f.QUANTS:
                 block = b.append_basic_block("row")
                 switch.add_case(i64(source_kind * len(f.QUANTS) + quant_kind), block)
                 b.position_at_end(block)
                 emit = partial(_emit_row_function, source_kind, quant_kind)
-                v.emit_call(b, f"bitplane_epilogue_{source_kind}_{quant_kind}", list(args[1:]), emit, compact=True)
+                v.emit_call(b, f"bitplane_epilogue_{source_kind}_{quant_kind}", list(args), emit, compact=True)
                 b.branch(done)
         b.position_at_end(done)
         return context.get_dummy_value()
 
-    return types.void(*[types.intp] * 28), codegen
+    return types.void(*[types.intp] * 10), codegen
 
 
 def _emit_row_function(source_kind: int, quant_kind: int, b: Any, values: list[Any]) -> None:
-    _emit_row(b, source_kind, quant_kind, RowArguments(*values))
-
-
-QUANTS = len(f.QUANTS)
-
-
-@numba.njit(**INNER)
-def run_epilogue(steps, i, arena, constants, group, y, rows, source, source_row, source_pixel, shift) -> None:  # noqa: ANN001
-    """Finish `rows` rows from `y` of channel group `group` of step `i`; `source` is the address of accumulators or features.
-
-    `shift` is added to the address of features that are stored.
-    """
-    at = group * steps[i, f.VECTORS] * BLOCK
-    code_bytes = 2
-    if steps[i, f.QUANT] == f.QUANT_BYTES:
-        code_bytes = 16
-    elif steps[i, f.QUANT] == f.QUANT_FOURS:
-        code_bytes = 4
-    _row(
-        steps[i, f.SOURCE_KIND] * QUANTS + steps[i, f.QUANT],
-        rows,
-        steps[i, f.WIDTH],
-        steps[i, f.VECTORS],
-        source,
-        source_row,
-        source_pixel,
-        constants + steps[i, f.OFFSET] + at,
-        constants + steps[i, f.SCALE] + at,
-        constants + steps[i, f.BIAS] + at,
-        arena + steps[i, f.RESIDUAL] + y * steps[i, f.RESIDUAL_ROW] + at,
-        steps[i, f.RESIDUAL_ROW],
-        steps[i, f.RESIDUAL_PIXEL],
-        steps[i, f.RELU],
-        steps[i, f.PRELU],
-        constants + steps[i, f.SLOPE] + at,
-        steps[i, f.STORE],
-        arena + steps[i, f.FEATURES] + y * steps[i, f.FEATURES_ROW] + at + shift,
-        steps[i, f.FEATURES_ROW],
-        steps[i, f.FEATURES_PIXEL],
-        constants + steps[i, f.LEVELS] + at,
-        steps[i, f.LEVELS_STRIDE],
-        constants + steps[i, f.STEP],
-        steps[i, f.CODES_PLANES],
-        arena + steps[i, f.CODES] + y * steps[i, f.CODES_ROW] + group * steps[i, f.VECTORS] * code_bytes,
-        steps[i, f.CODES_ROW],
-        steps[i, f.CODES_PIXEL],
-        steps[i, f.CODES_PLANE],
-    )
+    _emit_row(b, source_kind, quant_kind, _load_arguments(b, quant_kind, values))

@@ -46,6 +46,11 @@ def load(b: Any, address: Any, kind: Any, align: int) -> Any:
     return value
 
 
+def column(b: Any, instruction: Any, index: int) -> Any:
+    """A column of the instruction at an address (`fields`)."""
+    return load(b, b.add(instruction, i64(8 * index)), I64, 8)
+
+
 def store(b: Any, value: Any, address: Any, align: int) -> None:
     """Store `value` at an integer address."""
     b.store(value, b.inttoptr(address, value.type.as_pointer())).align = align
@@ -219,6 +224,12 @@ def pointer(typingctx: Any, address: Any, kind: Any) -> Any:
         return b.inttoptr(args[0], context.get_value_type(sig.return_type))
 
     return sig, codegen
+
+
+@numba.njit(**INNER)
+def address_of(steps: Any, i: int) -> int:
+    """The address of instruction `i` of a table."""
+    return steps.ctypes.data + i * steps.strides[0]
 
 
 @numba.njit(**INNER)

@@ -31,8 +31,8 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
+from bitplane.runtime.kernels import fields as f
 from bitplane.runtime.kernels import intrinsics as v
-from bitplane.runtime.kernels.fields import MODE_ONE, MODE_ROW
 from bitplane.runtime.kernels.intrinsics import I8, I16, I32, I64, i64, intrinsic
 from bitplane.runtime.kernels.shapes import LOOK_UPS, SUMS, TILES, Tile
 from bitplane.runtime.kernels.target import HAS_POPCOUNT
@@ -174,7 +174,7 @@ def emit_products(b: Any, tile: Tile, args: "TileArguments", spans: Any) -> list
 
 @dataclass(frozen=True)
 class TileArguments:
-    """LLVM values a tile takes at run time; see `fields` for their meaning."""
+    """LLVM values a tile takes at run time; `fields` has their meaning."""
 
     source: Any
     plane: Any
@@ -268,12 +268,41 @@ def _emit_fours(b: Any, tile: Tile, accs: list[list[Any]], args: TileArguments) 
             v.store(b, v.pack_fours(b, [b.icmp_signed(">=", accs[p][c], limit) for limit in limits], tile.bits), at, 1)
 
 
-def _emit_tiles(b: Any, tile: Tile, width: Any, height: Any, source_row: Any, out_row: Any, values: list[Any]) -> None:
-    """`height` output rows of one group, tile by tile; the last tile of a row overlaps the one before it."""
-    whole = TileArguments(*values)
+def _load_arguments(b: Any, values: list[Any]) -> TileArguments:
+    """The values of the first of some rows of a channel group, from the columns of an instruction."""
+    instruction, constants, group, _, source, out, _, out_pixel = values
+
+    def column(index: int) -> Any:
+        return v.column(b, instruction, index)
+
+    return TileArguments(
+        source=source,
+        plane=column(f.SOURCE_PLANE),
+        planes=column(f.SOURCE_PLANES),
+        row=column(f.SOURCE_ROW),
+        rows=column(f.KERNEL_ROWS),
+        step_x=column(f.SOURCE_STEP_X),
+        words=column(f.KERNEL_WORDS),
+        span=column(f.SPAN),
+        table=b.add(constants, column(f.TABLE)),
+        weights=b.add(b.add(constants, column(f.WEIGHTS)), b.mul(group, column(f.WEIGHTS_GROUP))),
+        mode=column(f.MODE),
+        limits=b.add(b.add(constants, column(f.LIMITS)), b.mul(group, column(f.LIMITS_GROUP))),
+        out=out,
+        out_pixel=out_pixel,
+        out_plane=column(f.CODES_PLANE),
+    )
+
+
+def _emit_tiles(tile: Tile, b: Any, values: list[Any]) -> None:
+    """Output rows of one group, tile by tile; the last tile of a row overlaps the one before it."""
+    instruction, _, _, height, _, _, out_row, _ = values
+    whole = _load_arguments(b, values)
+    width, source_row = v.column(b, instruction, f.WIDTH), v.column(b, instruction, f.SOURCE_STEP_Y)
     last = b.sub(width, i64(tile.pixels))
     count = b.sdiv(b.add(width, i64(tile.pixels - 1)), i64(tile.pixels))
     spans = emit_spans(b, whole) if _is_narrow(tile) else None
+    in_rows = b.or_(b.icmp_signed("==", whole.mode, i64(f.MODE_ROW)), b.icmp_signed("==", whole.mode, i64(f.MODE_POOL)))
     with cgutils.for_range(b, height, intp=I64) as rows, cgutils.for_range(b, count, intp=I64) as loop:
         row = replace(
             whole,
@@ -288,46 +317,41 @@ def _emit_tiles(b: Any, tile: Tile, width: Any, height: Any, source_row: Any, ou
         if tile.kind in SUMS:
             _emit_rows(b, tile, accs, args)
         else:
-            with b.if_else(b.icmp_signed("==", args.mode, i64(MODE_ROW))) as (to_row, to_codes):
-                with to_row:
+            with b.if_else(in_rows) as (to_rows, to_codes):
+                with to_rows:
                     _emit_rows(b, tile, accs, args)
                 with to_codes:
-                    if tile.kind in LOOK_UPS:
-                        _emit_fours(b, tile, accs, args)
-                    else:
-                        with b.if_else(b.icmp_signed("==", args.mode, i64(MODE_ONE))) as (one, two):
-                            with one:
-                                _emit_codes(b, tile, accs, args, 1)
-                            with two:
-                                _emit_codes(b, tile, accs, args, 3)
+                    _emit_thresholds(b, tile, accs, args)
+
+
+def _emit_thresholds(b: Any, tile: Tile, accs: list[list[Any]], args: TileArguments) -> None:
+    if tile.kind in LOOK_UPS:
+        _emit_fours(b, tile, accs, args)
+        return
+    with b.if_else(b.icmp_signed("==", args.mode, i64(f.MODE_ONE))) as (one, two):
+        with one:
+            _emit_codes(b, tile, accs, args, 1)
+        with two:
+            _emit_codes(b, tile, accs, args, 3)
 
 
 @intrinsic
 def run_tiles(
-    typingctx: Any, index: Any, width: Any, height: Any, source_row: Any, out_row: Any,
-    source: Any, plane: Any, planes: Any, row: Any, rows: Any, step_x: Any, words: Any,
-    span: Any, table: Any, weights: Any, mode: Any, limits: Any, out: Any, out_pixel: Any, out_plane: Any,
+    typingctx: Any, instruction: Any, constants: Any, group: Any, height: Any, source: Any, out: Any, out_row: Any,
+    out_pixel: Any,
 ) -> Any:  # fmt: skip
-    """`height` output rows of `width` pixels of one group by tile `TILES[index]`; the others are those of `TileArguments`.
-
-    Rows are `source_row` and `out_row` bytes apart.
-    """
+    """`height` output rows of a channel group of the convolution at an address, from `source` to `out`, by its tile."""
 
     def codegen(context: Any, b: Any, sig: Any, values: Any) -> Any:
         done = b.append_basic_block("done")
-        switch = b.switch(values[0], done)
+        switch = b.switch(v.column(b, values[0], f.TILE), done)
         for number, tile in enumerate(TILES):
             block = b.append_basic_block("tile")
             switch.add_case(i64(number), block)
             b.position_at_end(block)
-            v.emit_call(b, f"bitplane_tile_{number}", list(values[1:]), partial(_emit_tile_function, tile))
+            v.emit_call(b, f"bitplane_tile_{number}", list(values), partial(_emit_tiles, tile))
             b.branch(done)
         b.position_at_end(done)
         return context.get_dummy_value()
 
-    return types.void(*[types.intp] * 20), codegen
-
-
-def _emit_tile_function(tile: Tile, b: Any, values: list[Any]) -> None:
-    width, height, source_row, out_row, *rest = values
-    _emit_tiles(b, tile, width, height, source_row, out_row, rest)
+    return types.void(*[types.intp] * 8), codegen

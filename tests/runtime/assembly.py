@@ -21,11 +21,10 @@ def main(triple: str) -> None:
     from bitplane.runtime.kernels.shapes import TILES
     from bitplane.runtime.kernels.target import cpu_features, cpu_name
 
-    arguments = [len(kind.__dataclass_fields__) for kind in (tiles.TileArguments, epilogue.RowArguments)]
-    functions = {f"{t.kind} {t}": (arguments[0] + 4, partial(tiles._emit_tile_function, t)) for t in TILES}
+    functions = {f"{t.kind} {t}": (8, partial(tiles._emit_tiles, t)) for t in TILES}
     for source in fields.SOURCES:
         emit = partial(epilogue._emit_row_function, source, fields.QUANT_DIVIDE)
-        functions[f"epilogue {source}"] = (arguments[1], emit)
+        functions[f"epilogue {source}"] = (10, emit)
     machine = llvm.Target.from_triple(triple).create_target_machine(cpu=cpu_name(), features=cpu_features(), opt=3)
     out = {name: instructions(triple, machine, count, emit) for name, (count, emit) in functions.items()}
     sys.stdout.write(json.dumps(out))
