@@ -32,10 +32,43 @@ MAY_IMPORT = {
         *("bitplane.train.activations", "bitplane.train.quantizers"),
         *("numpy", "onnx", "onnxruntime", "torch", "google"),
     },
+    # The stages of the runtime, in the order of the data: each may import what stands above it.
+    "bitplane.runtime.errors": {"bitplane.errors"},
+    "bitplane.runtime.layouts": set(),
+    "bitplane.runtime.process": set(),
+    "bitplane.runtime.kernels": {"bitplane.format.levels", "numba", "llvmlite"},
+    "bitplane.runtime.instructions": {
+        *("bitplane.runtime.kernels.fields", "bitplane.runtime.kernels.shapes", "bitplane.runtime.layouts", "numpy"),
+    },
+    "bitplane.runtime.operators": {
+        *("bitplane.format", "bitplane.runtime.errors", "bitplane.runtime.layouts", "bitplane.runtime.instructions"),
+        *("numpy", "onnx"),
+    },
+    "bitplane.runtime.model": {
+        *("bitplane.format", "bitplane.runtime.errors", "bitplane.runtime.operators", "numpy", "onnx", "google"),
+    },
+    "bitplane.runtime.plan": {
+        *(
+            "bitplane.errors",
+            "bitplane.format",
+            "bitplane.runtime.errors",
+            "bitplane.runtime.layouts",
+            "bitplane.runtime.process",
+        ),
+        *("bitplane.runtime.instructions", "bitplane.runtime.operators", "bitplane.runtime.model"),
+        *("bitplane.runtime.kernels.fields", "bitplane.runtime.kernels.shapes", "bitplane.runtime.kernels.target", "numpy"),
+    },
+    "bitplane.runtime.execute": {
+        *("bitplane.format.levels", "bitplane.runtime.plan", "bitplane.runtime.kernels"),
+        *("numpy", "llvmlite", "filelock", "platformdirs"),
+    },
+    "bitplane.runtime.inspect": {
+        *("bitplane.format", "bitplane.runtime.errors", "bitplane.runtime.layouts", "bitplane.runtime.instructions"),
+        *("bitplane.runtime.operators", "bitplane.runtime.model", "bitplane.runtime.plan", "bitplane.runtime.execute"),
+        *("bitplane.runtime.kernels", "numpy", "numba", "llvmlite"),
+    },
     "bitplane.runtime": {
-        "bitplane.errors",
-        "bitplane.format",
-        *("numpy", "onnx", "google", "numba", "llvmlite", "filelock", "platformdirs"),
+        *("bitplane.errors", "bitplane.format", "bitplane.runtime", "numpy"),
     },
     "bitplane.benchmarks": {
         *("bitplane.errors", "bitplane.format", "bitplane.train", "bitplane.export", "bitplane.runtime", "bitplane.benchmarks"),
@@ -118,6 +151,11 @@ def test_a_module_imports_only_what_its_row_allows(name):
         ("bitplane.runtime.probe", "import torch"),
         ("bitplane.runtime.probe", "from bitplane.train import methods"),
         ("bitplane.runtime.probe", "from bitplane import export"),
+        ("bitplane.runtime.kernels.probe", "from bitplane.runtime.plan import cost"),
+        ("bitplane.runtime.operators.probe", "from bitplane.runtime.plan.memory import Memory"),
+        ("bitplane.runtime.plan.probe", "from bitplane.runtime.execute import machine_code"),
+        ("bitplane.runtime.plan.probe", "from bitplane.runtime.kernels.epilogue import run_epilogue"),
+        ("bitplane.runtime.execute.probe", "from bitplane.runtime.inspect.trace import trace"),
         ("bitplane.train.probe", "import onnx"),
         ("bitplane.train.probe", "def f():\n    from bitplane.runtime import InferenceSession"),
         ("bitplane.export.probe", "from bitplane.runtime.session import InferenceSession"),
