@@ -23,7 +23,7 @@ Where the consumer takes 1- or 2-bit codes of this layer alone, quantizing is co
 registers; otherwise accumulators go as int32 to a scratch row that the float epilogue reads while it is in L1.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -33,164 +33,9 @@ from numba.core import cgutils
 
 from bitplane.runtime.kernels import fields as f
 from bitplane.runtime.kernels import intrinsics as v
-from bitplane.runtime.kernels.intrinsics import I8, I16, I32, I64, i64, intrinsic
+from bitplane.runtime.kernels.intrinsics import I16, I32, I64, i64, intrinsic
+from bitplane.runtime.kernels.products import TileArguments, emit_products, emit_spans, is_narrow_tile
 from bitplane.runtime.kernels.shapes import LOOK_UPS, SUMS, TILES, Tile
-from bitplane.runtime.kernels.target import HAS_POPCOUNT
-
-
-def _clear(b: Any, slots: list[list[Any]]) -> None:
-    for slot in (s for row in slots for s in row):
-        b.store(v.constant(slot.type.pointee, 0), slot)
-
-
-def _add_narrow(b: Any, slots: list[list[Any]], narrow: list[list[Any]], tile: Tile) -> None:
-    """Add each lane's narrow sums to the lane."""
-    for row, sums in zip(slots, narrow, strict=False):
-        for slot, part in zip(row, sums, strict=True):
-            value = b.load(part)
-            if tile.kind in LOOK_UPS:
-                wide = b.sext(value, slot.type.pointee)
-            else:
-                wide = v.sum_pairs(b, value) if tile.kind == "dot16" else v.sum_bytes(b, value, tile.bits)
-            b.store(b.add(b.load(slot), wide), slot)
-
-
-def _counts_bytes(tile: Tile) -> bool:
-    return tile.kind in ("binary", "ternary") and not HAS_POPCOUNT
-
-
-def _is_narrow(tile: Tile) -> bool:
-    """Whether sums start in lanes that hold those of a span of words only."""
-    return _counts_bytes(tile) or tile.kind in LOOK_UPS or tile.kind == "dot16"
-
-
-def emit_spans(b: Any, args: "TileArguments") -> Any:
-    """Kernel rows, and words of one, that narrow lanes take at a time, and how many times.
-
-    As many whole rows, or else as many words of one, as narrow lanes hold. Emit it outside of loops: LLVM moves no division.
-    """
-    rows = b.sdiv(args.span, args.words)
-    rows = b.select(b.icmp_signed("<", rows, i64(1)), i64(1), rows)
-    return (rows, v.ceil_div(b, args.rows, rows)), (args.span, v.ceil_div(b, args.words, args.span))
-
-
-def emit_products(b: Any, tile: Tile, args: "TileArguments", spans: Any) -> list[list[Any]]:
-    """Emit the accumulation loops; returns the P x C accumulator vectors."""
-    element = v.F32 if tile.kind == "float" else ir.IntType(tile.bits)
-    vector = ir.VectorType(element, tile.lanes)
-    word, by_table = tile.word, tile.kind in LOOK_UPS
-    loaded = ir.VectorType(I8, tile.lanes) if by_table else vector  # of weights
-    size = v.vector_bytes(loaded)
-    slots = [[cgutils.alloca_once(b, vector) for _ in range(tile.vectors)] for _ in range(tile.pixels // tile.shared)]
-    in_bytes = _counts_bytes(tile)
-    part = ir.VectorType(I16, size // 2) if tile.kind == "dot16" else ir.VectorType(I8, size)
-    narrow = [[cgutils.alloca_once(b, part) for _ in row] for row in slots] if _is_narrow(tile) else []
-    _clear(b, slots)
-
-    def tap(source: Any, weights: Any, pixel_step: Any) -> None:
-        w = [
-            [v.load(b, b.add(weights, i64((plane * tile.vectors + c) * size)), loaded, size) for c in range(tile.vectors)]
-            for plane in range(tile.planes)
-        ]
-        for p in range(tile.pixels // tile.shared):
-            at = b.add(source, b.mul(pixel_step, i64(p * tile.shared)))
-            if by_table:
-                codes = b.zext(v.load(b, at, I8, 1), I64)
-                table = v.load(b, b.add(args.table, b.shl(codes, i64(4))), ir.VectorType(I8, 16), 16)
-                for c in range(tile.vectors):
-                    slot = narrow[p][c]
-                    b.store(b.add(b.load(slot), v.look_up(b, table, w[0][c])), slot)
-                    if tile.planes == 2:
-                        b.store(b.sub(b.load(slot), v.look_up(b, table, w[1][c])), slot)
-                continue
-            if tile.neighbors:
-                two = ir.IntType(2 * tile.bits)
-                u = b.bitcast(v.splat(b, v.load(b, at, two, 1), ir.VectorType(two, tile.lanes // 2)), vector)
-            else:
-                u = v.splat(b, v.load(b, at, element, 1), vector)
-            for c in range(tile.vectors):
-                if tile.kind == "dot16":
-                    slot = narrow[p][c]
-                    b.store(b.add(b.load(slot), v.dot_pairs(b, u, w[0][c])), slot)
-                    continue
-                acc = b.load(slots[p][c])
-                if tile.kind == "dot":
-                    acc = v.dot_bytes(b, acc, u, w[0][c])
-                elif tile.kind == "float":
-                    acc = b.fadd(acc, b.fmul(u, w[0][c]))
-                else:
-                    x = b.xor(u, w[0][c])
-                    x = b.and_(x, w[1][c]) if tile.kind == "ternary" else x
-                    if in_bytes:
-                        slot = narrow[p][c]
-                        b.store(b.add(b.load(slot), v.ctpop(b, b.bitcast(x, slot.type.pointee))), slot)
-                        continue
-                    acc = b.add(acc, v.ctpop(b, x))
-                b.store(acc, slots[p][c])
-
-    def plane_taps(source: Any) -> None:
-        stride = i64(tile.planes * tile.vectors * size)
-        if tile.taps:
-            _clear(b, narrow)
-            for ky in range(tile.taps):
-                for k in range(tile.taps):
-                    at = b.add(b.add(source, b.mul(args.row, i64(ky))), i64(k * word))
-                    tap(at, b.add(args.weights, i64((ky * tile.taps + k) * stride.constant)), i64(word))
-            _add_narrow(b, slots, narrow, tile)
-            return
-        if narrow:
-            runs_of_words(source, stride)
-            return
-        with cgutils.for_range(b, args.rows, intp=I64) as rows:
-            at_row = b.add(source, b.mul(rows.index, args.row))
-            weights_row = b.add(args.weights, b.mul(b.mul(rows.index, args.words), stride))
-            with cgutils.for_range(b, args.words, intp=I64) as words:
-                at = b.add(at_row, b.mul(words.index, i64(word)))
-                tap(at, b.add(weights_row, b.mul(words.index, stride)), args.step_x)
-
-    def runs_of_words(source: Any, stride: Any) -> None:
-        with v.steps(b, args.rows, *spans[0]) as (first_row, end_row), v.steps(b, args.words, *spans[1]) as (first, end):
-            _clear(b, narrow)
-            with cgutils.for_range(b, b.sub(end_row, first_row), intp=I64) as rows:
-                row = b.add(first_row, rows.index)
-                at_row = b.add(b.add(source, b.mul(row, args.row)), b.mul(first, i64(word)))
-                weights_row = b.add(args.weights, b.mul(b.add(b.mul(row, args.words), first), stride))
-                with cgutils.for_range(b, b.sub(end, first), intp=I64) as words:
-                    at = b.add(at_row, b.mul(words.index, i64(word)))
-                    tap(at, b.add(weights_row, b.mul(words.index, stride)), args.step_x)
-            _add_narrow(b, slots, narrow, tile)
-
-    if tile.kind in SUMS or by_table:
-        plane_taps(args.source)
-    else:
-        with cgutils.for_range(b, args.planes, intp=I64) as planes:
-            for row in slots:
-                for slot in row:
-                    b.store(b.shl(b.load(slot), v.constant(vector, 1)), slot)
-            plane = b.sub(b.sub(args.planes, i64(1)), planes.index)
-            plane_taps(b.add(args.source, b.mul(plane, args.plane)))
-    return [[b.load(slot) for slot in row] for row in slots]
-
-
-@dataclass(frozen=True)
-class TileArguments:
-    """LLVM values a tile takes at run time; `fields` has their meaning."""
-
-    source: Any
-    plane: Any
-    planes: Any
-    row: Any
-    rows: Any
-    step_x: Any
-    words: Any
-    span: Any
-    table: Any
-    weights: Any
-    mode: Any
-    limits: Any
-    out: Any
-    out_pixel: Any
-    out_plane: Any
 
 
 def _emit_rows(b: Any, tile: Tile, accs: list[list[Any]], args: TileArguments) -> None:
@@ -301,7 +146,7 @@ def _emit_tiles(tile: Tile, b: Any, values: list[Any]) -> None:
     width, source_row = v.column(b, instruction, f.WIDTH), v.column(b, instruction, f.SOURCE_STEP_Y)
     last = b.sub(width, i64(tile.pixels))
     count = b.sdiv(b.add(width, i64(tile.pixels - 1)), i64(tile.pixels))
-    spans = emit_spans(b, whole) if _is_narrow(tile) else None
+    spans = emit_spans(b, whole) if is_narrow_tile(tile) else None
     in_rows = b.or_(b.icmp_signed("==", whole.mode, i64(f.MODE_ROW)), b.icmp_signed("==", whole.mode, i64(f.MODE_POOL)))
     with cgutils.for_range(b, height, intp=I64) as rows, cgutils.for_range(b, count, intp=I64) as loop:
         row = replace(
