@@ -1,9 +1,10 @@
 """`InferenceSession`: onnxruntime's interface over a plan."""
 
 import os
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitplane.format import names as fmt
+from bitplane.runtime.binding import IOBinding, OrtValue, plain_value
 from bitplane.runtime.errors import InputError
 from bitplane.runtime.execute import machine_code
 from bitplane.runtime.execute.threads import Executor
@@ -20,10 +22,18 @@ from bitplane.runtime.inspect.profile import Event, StepTime, chrome_trace, run_
 from bitplane.runtime.inspect.trace import trace
 from bitplane.runtime.model.graph import Model
 from bitplane.runtime.model.parse import parse
+from bitplane.runtime.options import (
+    SessionOptions,
+    check_providers,
+    check_run_options,
+    get_available_providers,
+    read_options,
+    read_threads,
+)
 from bitplane.runtime.plan.make import make_plan
 from bitplane.runtime.plan.options import PlanOptions
 from bitplane.runtime.plan.plan import Plan
-from bitplane.runtime.process import memory_limit
+from bitplane.runtime.process import memory_limit, processors
 
 SHARED_STEP_WORK = 300_000
 """Modeled instructions of an average step from which threads share an image; below, meeting after every step costs too much.
@@ -32,23 +42,6 @@ Two threads against one on a Zen 5, with 0 here: ResNet-56 takes 1.4 times as lo
 40,000 and, by AVX2, at 179,000 (ternary, 2 bits), 0.9 times at 77,000 (8 bits); ResNet-18 at 224x224 0.5 to 0.65 times from
 670,000 on.
 """
-
-
-@dataclass
-class SessionOptions:
-    """Options of a session, named as onnxruntime's.
-
-    Attributes:
-        intra_op_num_threads: threads of one `run`; 0 means one a processor.
-        enable_profiling: time every step of every `run`, on one thread; `end_profiling` writes the trace.
-        profile_file_prefix: start of the trace's file name.
-        allow_spinning: whether threads that helped look for the next call for about a millisecond before they sleep.
-    """
-
-    intra_op_num_threads: int = 1
-    enable_profiling: bool = False
-    profile_file_prefix: str = "bitplane_profile"
-    allow_spinning: bool = True
 
 
 @dataclass(frozen=True)
@@ -62,11 +55,15 @@ class NodeArg:
 
 @dataclass(frozen=True)
 class ModelMetadata:
-    """Metadata of the file, as in FORMAT.md."""
+    """Metadata of the file; `custom_metadata_map` as in FORMAT.md."""
 
     custom_metadata_map: dict[str, str]
+    producer_name: str = ""
     graph_name: str = ""
-    producer_name: str = "bitplane"
+    domain: str = ""
+    description: str = ""
+    graph_description: str = ""
+    version: int = 0
 
 
 class InferenceSession:
@@ -77,37 +74,43 @@ class InferenceSession:
 
     Args:
         path_or_bytes: a packed file, or its bytes.
-        sess_options: number of threads; `threads` overrides it.
-        providers: accepted for onnxruntime's sake and not used: there is one provider.
-        threads: threads of one `run`; 0 means one a processor.
+        sess_options: ours, or an onnxruntime `SessionOptions`; `threads` overrides its number of threads.
+        providers: there is one provider, and a warning for names of others.
+        provider_options: accepted without effect.
+        threads: threads of one `run`; 0 means one for each processor that this process may use.
 
     Raises:
         ModelError: the file cannot be read or breaks a rule of the format.
+        InputError: an option cannot be used.
     """
 
     def __init__(
         self,
-        path_or_bytes: str | os.PathLike[str] | bytes,
-        sess_options: SessionOptions | None = None,
+        path_or_bytes: str | os.PathLike[str] | bytes | bytearray | memoryview,
+        sess_options: Any = None,
         providers: Sequence[Any] | None = None,
+        provider_options: Sequence[Any] | None = None,
         *,
         threads: int | None = None,
     ) -> None:
-        source = path_or_bytes if isinstance(path_or_bytes, bytes) else Path(path_or_bytes)
-        options = sess_options or SessionOptions()
-        wanted = threads if threads is not None else options.intra_op_num_threads
-        self._threads = max(1, wanted or os.cpu_count() or 1)
-        self._model: Model = parse(source)
+        self._options = options = read_options(sess_options)
+        check_providers(providers, provider_options)
+        wanted = read_threads(options.intra_op_num_threads if threads is None else threads)
+        self._threads = wanted or processors()
+        is_path = isinstance(path_or_bytes, str | os.PathLike)
+        self._model: Model = parse(Path(path_or_bytes) if is_path else bytes(path_or_bytes))  # type: ignore[arg-type]
         self._plan: Plan = make_plan(self._model, PlanOptions(self._threads))
         self._run_plan = machine_code.load()
-        self._profile_prefix = options.profile_file_prefix
         self._events: list[Event] | None = [] if options.enable_profiling else None
-        self._spins = options.allow_spinning
-        self._idle = [Executor(self._run_plan, self._plan, self._threads, self._spins)]
+        self._started = time.perf_counter_ns()
+        self._idle = [self._executor()]
         self._shape = self._model.tensors[fmt.INPUT_NAME].shape
         self._floats = self._model.tensors[fmt.INPUT_NAME].kind == "floats"
         self._classes = self._model.tensors[fmt.OUTPUT_NAME].shape[0]
         self._share_image = self._threads > 1 and instructions(self._plan) >= SHARED_STEP_WORK * len(self._plan.table)
+
+    def _executor(self) -> Executor:
+        return Executor(self._run_plan, self._plan, self._threads, self._options.allow_spinning)
 
     def run(
         self,
@@ -118,9 +121,9 @@ class InferenceSession:
         """Compute logits.
 
         Args:
-            output_names: None, or ["logits"].
-            input_feed: {"input": uint8 [N, C, H, W], or float32 where the model takes it}.
-            run_options: accepted for onnxruntime's sake and not used.
+            output_names: None, [] or ["logits"].
+            input_feed: {"input": uint8 [N, C, H, W], or float32 where the model takes it}; an array or an `OrtValue`.
+            run_options: `RunOptions`, accepted without effect but for `terminate`.
 
         Returns:
             [logits], float32 [N, classes].
@@ -128,14 +131,15 @@ class InferenceSession:
         Raises:
             InputError: a wrong name, type or shape.
         """
-        if output_names is not None and (isinstance(output_names, str) or list(output_names) != [fmt.OUTPUT_NAME]):
+        check_run_options(run_options)
+        if output_names is not None and (isinstance(output_names, str) or list(output_names) not in ([], [fmt.OUTPUT_NAME])):
             raise InputError(f"outputs {output_names!r} were asked for, the model has ['{fmt.OUTPUT_NAME}']")
         images = self._check(input_feed)
         logits = np.empty((images.shape[0], self._classes), np.float32)
         try:
             executor = self._idle.pop()
         except IndexError:
-            executor = Executor(self._run_plan, self._plan, self._threads, self._spins)
+            executor = self._executor()
         events = self._events
         if events is None:
             executor.run(images, logits, self._share_image)
@@ -143,6 +147,39 @@ class InferenceSession:
             events.extend(run_steps(self._run_plan, self._plan, executor.memory, images, logits))
         self._idle.append(executor)  # not after an exception: parts of the call may still run
         return [logits]
+
+    def run_with_ort_values(
+        self, output_names: Sequence[str] | None, input_dict_ort_values: Mapping[str, OrtValue], run_options: Any = None
+    ) -> list[OrtValue]:
+        """`run` on values, with values as results."""
+        return [OrtValue(a) for a in self.run(output_names, input_dict_ort_values, run_options)]
+
+    def io_binding(self) -> IOBinding:
+        """Inputs and outputs to be bound by name."""
+        return IOBinding([fmt.OUTPUT_NAME])
+
+    def run_with_iobinding(self, iobinding: IOBinding, run_options: Any = None) -> None:
+        """`run` on what is bound; results go where they are bound to."""
+        iobinding.run(lambda feed: self.run(None, feed, run_options))
+
+    def run_async(
+        self,
+        output_names: Sequence[str] | None,
+        input_feed: Mapping[str, Any],
+        callback: Callable[[list[NDArray[np.float32]], Any, str], None],
+        user_data: Any = None,
+        run_options: Any = None,
+    ) -> None:
+        """`run` in a thread, which then calls `callback(results, user_data, error)`; `error` is "" where all went well."""
+
+        def work() -> None:
+            try:
+                results, error = self.run(output_names, input_feed, run_options), ""
+            except Exception as e:
+                results, error = [], str(e)
+            callback(results, user_data, error)
+
+        threading.Thread(target=work, name="bitplane run_async").start()
 
     def end_profiling(self) -> str:
         """Stop profiling and write what `run` did since the session was made, as a Chrome trace.
@@ -156,7 +193,7 @@ class InferenceSession:
         """
         if self._events is None:
             raise InputError("profiling is off; set `enable_profiling` of SessionOptions before the session is made")
-        name = f"{self._profile_prefix}_{time.strftime('%Y-%m-%d_%H-%M-%S')}.json"
+        name = f"{self._options.profile_file_prefix}_{time.strftime('%Y-%m-%d_%H-%M-%S')}.json"
         steps = self.profiled()
         Path(name).write_text(chrome_trace(self._plan, self._events, steps, self._model.label))
         self._events = None
@@ -184,7 +221,7 @@ class InferenceSession:
         if list(input_feed) != [fmt.INPUT_NAME]:
             raise InputError(f"inputs {list(input_feed)} were given, the model has ['{fmt.INPUT_NAME}']")
         try:
-            value = np.asarray(input_feed[fmt.INPUT_NAME])
+            value = np.asarray(plain_value(input_feed[fmt.INPUT_NAME]))
         except (TypeError, ValueError) as error:
             raise InputError(f"input '{fmt.INPUT_NAME}' is no array ({' '.join(str(error).split())[:100]})") from None
         if value.dtype != (np.float32 if self._floats else np.uint8):
@@ -239,8 +276,34 @@ class InferenceSession:
 
     def get_modelmeta(self) -> ModelMetadata:
         """Metadata of the file."""
-        return ModelMetadata(dict(self._model.metadata))
+        return ModelMetadata(dict(self._model.metadata), **asdict(self._model.info))
 
     def get_providers(self) -> list[str]:
         """Names of what runs the model."""
-        return ["BitplaneExecutionProvider"]
+        return get_available_providers()
+
+    def get_provider_options(self) -> dict[str, dict[str, str]]:
+        """Options of the provider: none."""
+        return {name: {} for name in self.get_providers()}
+
+    def set_providers(self, providers: Sequence[Any] | None = None, provider_options: Sequence[Any] | None = None) -> None:
+        """Accepted without effect; a warning for names of other providers."""
+        check_providers(providers, provider_options)
+
+    def get_session_options(self) -> SessionOptions:
+        """The options of this session."""
+        return self._options
+
+    def get_overridable_initializers(self) -> list[NodeArg]:
+        """Constants that a feed may replace: none."""
+        return []
+
+    def get_profiling_start_time_ns(self) -> int:
+        """When the session was made, in nanoseconds of `time.perf_counter_ns`."""
+        return self._started
+
+    def enable_fallback(self) -> None:
+        """Accepted without effect."""
+
+    def disable_fallback(self) -> None:
+        """Accepted without effect."""

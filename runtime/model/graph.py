@@ -6,6 +6,18 @@ from bitplane.runtime.operators.base import Node, Tensor
 
 
 @dataclass(frozen=True)
+class FileInfo:
+    """What a file says of itself beside its metadata, as onnxruntime names it."""
+
+    producer_name: str = ""
+    graph_name: str = ""
+    domain: str = ""
+    description: str = ""
+    graph_description: str = ""
+    version: int = 0
+
+
+@dataclass(frozen=True)
 class Model:
     """A packed file.
 
@@ -16,6 +28,7 @@ class Model:
         input_name: name of the pixels.
         output_name: name of the logits.
         metadata: `metadata_props`.
+        info: what else the file says of itself.
     """
 
     label: str
@@ -24,3 +37,4 @@ class Model:
     input_name: str
     output_name: str
     metadata: dict[str, str]
+    info: FileInfo = FileInfo()

@@ -16,7 +16,7 @@ from bitplane.format.checksums import planes_sha256, weights_sha256
 from bitplane.format.functions import known_signatures, signature
 from bitplane.format.limits import MAX_ELEMENTS, MAX_FILE, MAX_NODES
 from bitplane.runtime.errors import ModelError
-from bitplane.runtime.model.graph import Model
+from bitplane.runtime.model.graph import FileInfo, Model
 from bitplane.runtime.operators import OPERATORS
 from bitplane.runtime.operators.base import Node, Tensor
 from bitplane.runtime.operators.flatten import read_output
@@ -87,7 +87,9 @@ def _model(r: Reader, proto: onnx.ModelProto) -> Model:
     if fmt.OUTPUT_NAME not in r.tensors or r.tensors[fmt.OUTPUT_NAME].kind != "logits":
         raise r.fail(f"no Gemm or Flatten makes the output '{fmt.OUTPUT_NAME}'")
     _check_digests(r, proto.graph, metadata, minor)
-    return Model(r.label, tuple(nodes), r.tensors, fmt.INPUT_NAME, fmt.OUTPUT_NAME, metadata)
+    graph, info = proto.graph, (proto.producer_name, proto.graph.name, proto.domain, proto.doc_string)
+    says = FileInfo(*info, graph.doc_string, proto.model_version)
+    return Model(r.label, tuple(nodes), r.tensors, fmt.INPUT_NAME, fmt.OUTPUT_NAME, metadata, says)
 
 
 def _check_version(r: Reader, proto: onnx.ModelProto, metadata: dict[str, str]) -> int:

@@ -98,7 +98,7 @@ def test_no_memory_for_weights_is_an_error_of_one_line(data, monkeypatch):
 
 @pytest.mark.parametrize(("text", "limit"), [("12345\n", 12345), ("max\n", None), ("", None), (None, None)])
 def test_the_limit_is_the_machines_or_the_containers(tmp_path, monkeypatch, text, limit):
-    monkeypatch.setattr(process, "CGROUP", tmp_path / "memory.max")
+    monkeypatch.setattr(process, "MEMORY_LIMIT", tmp_path / "memory.max")
     whole = process.memory_limit()
     if text is not None:
         (tmp_path / "memory.max").write_text(text)

@@ -127,7 +127,7 @@ def test_wrong_input_is_refused(session, feed, words):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("names", [["probabilities"], [], ["logits", "logits"], "logits", [None]])
+@pytest.mark.parametrize("names", [["probabilities"], ["logits", "logits"], "logits", [None]])
 def test_unknown_output_is_refused(session, builder, names):
     with pytest.raises(InputError, match=r"the model has \['logits'\]"):
         session.run(names, {"input": builder.images(1)})
