@@ -96,7 +96,7 @@ def _untrained(g: GroupPlan, work: Path) -> tuple[list[Network], Path]:
 
     from bitplane.export import to_onnx
     from bitplane.train.config import ModelConfig
-    from bitplane.train.untrained import untrained_model
+    from bitplane.train.models.untrained import untrained_model
 
     pixels = torch.randint(0, 256, (4, 3, g.size, g.size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     made: dict[str, Path] = {}

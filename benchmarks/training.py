@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from bitplane.benchmarks.measure import interleaved
 from bitplane.train.config import ModelConfig, OptimizerConfig, TrainConfig
-from bitplane.train.graphs import GraphedPass
+from bitplane.train.cuda_graph import GraphedPass
 from bitplane.train.loop import make_optimizer
 from bitplane.train.methods import METHODS
 from bitplane.train.models import build_model

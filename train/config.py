@@ -1,7 +1,7 @@
 """The configuration of a training run: frozen dataclasses, stored as JSON beside the checkpoints.
 
-Field names are unique over all of them: `flat` and `from_flat` convert to and from one dictionary, the form of the command
-line and of experiment descriptions. Needs no torch.
+Field names are unique over all of them: `to_options` and `from_options` convert to and from one dictionary of options, the
+form of the command line and of experiment descriptions. Needs no torch.
 """
 
 import math
@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
 from bitplane.train.errors import ConfigError
-from bitplane.train.fields import check_fields
+from bitplane.train.validation import check_fields
 
 MethodName = Literal[
     "bc", "bc-stochastic", "pc", "pq", "rpc", "ptq", "binary-relax", "bwn", "twn", "ttq", "mirror-tanh", "bnn", "bnn+", "bnn++",
@@ -256,14 +256,14 @@ class TrainConfig:
         )
 
 
-def flat(config: TrainConfig) -> dict[str, Any]:
+def to_options(config: TrainConfig) -> dict[str, Any]:
     """All fields of a configuration in one dictionary."""
     parts = {f.name: getattr(config, f.name) for f in fields(config)}
     nested = {k: v for part in parts.values() if is_dataclass(part) for k, v in asdict(part).items()}  # type: ignore[arg-type]
     return nested | {k: v for k, v in parts.items() if not is_dataclass(v)}
 
 
-def from_flat(values: Mapping[str, Any], base: TrainConfig | None = None) -> TrainConfig:
+def from_options(values: Mapping[str, Any], base: TrainConfig | None = None) -> TrainConfig:
     """The configuration `base` (default: all defaults) with some fields changed.
 
     Args:
@@ -284,5 +284,5 @@ def from_flat(values: Mapping[str, Any], base: TrainConfig | None = None) -> Tra
         elif f.name in left:
             changed[f.name] = left.pop(f.name)
     if left:
-        raise ConfigError(f"`{next(iter(left))}` is not an option of a run; they are {', '.join(flat(config))}")
+        raise ConfigError(f"`{next(iter(left))}` is not an option of a run; they are {', '.join(to_options(config))}")
     return replace(config, **changed)

@@ -37,19 +37,19 @@ from bitplane.train.checkpoint import (
     write_config,
     write_folder,
 )
-from bitplane.train.config import TrainConfig, flat
+from bitplane.train.config import TrainConfig, to_options
+from bitplane.train.cuda_graph import GraphedPass
 from bitplane.train.data import Dataset, Split, load_data
 from bitplane.train.data.augment import BatchLoader
 from bitplane.train.distributed import synchronize_batch_norm
 from bitplane.train.errors import CheckpointError, ConfigError, TrainingError
-from bitplane.train.flat import Target
-from bitplane.train.graphs import GraphedPass
+from bitplane.train.latents import Target
 from bitplane.train.losses import Loss
 from bitplane.train.methods import METHODS, Point, method_of, scale_fit
 from bitplane.train.models import ResNet, build_model
-from bitplane.train.rules import ProxOptimizer
+from bitplane.train.optimizer import ProxOptimizer
+from bitplane.train.resume import Progress, optimizer_tensors, restore
 from bitplane.train.schedules import Sharpness, warmup_cosine
-from bitplane.train.state import Progress, optimizer_tensors, restore
 
 CHECK_EVERY = 50  # steps between two looks at whether the loss was finite: each look waits for the device
 
@@ -128,7 +128,7 @@ def train(
     graphed = _graphed(compute, model, accelerator, config)
     if config.tracker != "none":
         accelerator.init_trackers(
-            "training", {k: v if isinstance(v, int | float | str) else str(v) for k, v in flat(config).items()}
+            "training", {k: v if isinstance(v, int | float | str) else str(v) for k, v in to_options(config).items()}
         )
 
     warmup = round(config.optimizer.warmup * total)

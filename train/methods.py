@@ -1,6 +1,6 @@
 """The methods by name: each is an update rule, a quantizer, the schedule of its sharpness, and how scales are found.
 
-The rows of Table 1 of Dockhorn et al. (NeurIPS 2021) and their successors; the optimizer (`bitplane.train.rules`) takes any
+The rows of Table 1 of Dockhorn et al. (NeurIPS 2021) and their successors; the optimizer (`bitplane.train.optimizer`) takes any
 combination, so a new method is a new row:
 
     name             rule  quantizer               sharpness                    scale
@@ -35,7 +35,7 @@ from torch import Generator, Tensor
 from bitplane.format.levels import LevelSet
 from bitplane.train.config import ModelConfig, OptimizerConfig
 from bitplane.train.errors import ConfigError
-from bitplane.train.flat import ScaleFit
+from bitplane.train.latents import ScaleFit
 from bitplane.train.quantizers import random, smooth
 from bitplane.train.quantizers.piecewise_linear import binary_relax, parq, projector, proxconnect
 from bitplane.train.quantizers.scale import Fit
@@ -54,7 +54,7 @@ class Point(Enum):
 
 @dataclass(frozen=True)
 class Rule:
-    """An update rule: two switches (see `bitplane.train.rules`)."""
+    """An update rule: two switches (see `bitplane.train.optimizer`)."""
 
     gradient_at: Point
     starts_from: Point

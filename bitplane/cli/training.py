@@ -6,7 +6,7 @@ from typing import Annotated
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from bitplane.cli.output import UsageError, write_json, write_text
-from bitplane.train.config import TrainConfig, flat  # noqa: TID253  dataclasses that need no torch: they are the options
+from bitplane.train.config import TrainConfig, to_options
 
 
 def train(
@@ -37,8 +37,8 @@ def _refuse_other_options(config: TrainConfig, run: Path) -> None:
     # A run is resumed by its stored configuration: an option that says otherwise would be ignored silently.
     from bitplane.train.checkpoint import read_config
 
-    stored, default = flat(read_config(run)), flat(TrainConfig())
-    for key, value in flat(config).items():
+    stored, default = to_options(read_config(run)), to_options(TrainConfig())
+    for key, value in to_options(config).items():
         if value not in (default[key], stored[key]):
             raise UsageError(
                 f"{run}: was trained with {key} {stored[key]}, not {value}; leave the option out, or use a new --output"
@@ -77,7 +77,7 @@ def experiments(
     import fnmatch
 
     from bitplane.train import experiments as e
-    from bitplane.train import results as r
+    from bitplane.train.experiments import results as r
 
     experiment = e.read_experiment(description)
     given = {"epochs": epochs, "data": data, "data_dir": data_dir}

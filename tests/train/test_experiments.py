@@ -8,9 +8,9 @@ from filelock import FileLock
 
 from bitplane.cli import main
 from bitplane.train import experiments as e
-from bitplane.train import results
 from bitplane.train.data import load_data
 from bitplane.train.errors import CheckpointError, ConfigError
+from bitplane.train.experiments import results, runner
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "experiments"
 
@@ -132,7 +132,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again_and_one_after_it_
     experiment = e.read_experiment(description)
     planned = e.plan(experiment, tmp_path / "runs", {"epochs": 2})
     data = load_data(planned[0].config.data)
-    from bitplane.train.rules import ProxOptimizer
+    from bitplane.train.optimizer import ProxOptimizer
 
     step = ProxOptimizer.step
 
@@ -172,7 +172,7 @@ def test_a_run_by_another_description_is_refused(description, tmp_path):
     (failure,) = e.run_missing(changed[:1], lambda _: data, progress=False)
     assert "was trained with lr 0.1, the description now asks for 0.3" in failure
     same = e.plan(e.read_experiment(description), output, {"epochs": 1, "save_every": 7, "keep": 1, "eval_every": 3})
-    assert e._prepare(same[0], data)
+    assert runner._prepare(same[0], data)
 
 
 def test_a_start_that_is_not_finished_is_named(description, tmp_path):
@@ -184,13 +184,26 @@ def test_a_start_that_is_not_finished_is_named(description, tmp_path):
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (("title", "titel"), "'title' is missing"),
+        (("title", "titel"), "description: `titel` is not a field; the fields are title, group, about"),
         (('init = "float"', 'init = "floats"'), "starts from 'floats', which is no group before it"),
         (('init = "float"', 'teacher = "floats"'), "learns from 'floats', which is no group before it"),
         (('columns = "method"', 'columns = "depth"'), "has no axis 'depth'"),
-        (("top1 = 12.5", "top = 12.5"), "`top1` of a reference"),
+        (
+            ('name = "fine tuned"\n', 'name = "fine tuned"\ncolums = "method"\n'),
+            "group 'fine tuned': `colums` is not a field; the fields are name, axes, columns, options, init, teacher, ov",
+        ),
+        (("seed = [0, 1]", "seed = 0"), r"group 'fine tuned': axis `seed` \(=0\) must be a list of values"),
+        (('columns = "method"', "columns = 3"), r"group 'fine tuned': `columns` \(=3\) must be text"),
+        (("options = { rho_0 = 0.5 }", "option = { rho_0 = 0.5 }"), "group 'fine tuned', override 1: `option` is not a field"),
+        (('when = { method = "pq" }', ""), "group 'fine tuned', override 1: `when` is missing"),
+        (('when = { method = "pq" }', 'when = { methd = "pq" }'), "asks for 'methd', which is no axis of group 'fine tuned'"),
+        (('name = "fine tuned"', 'name = "float"'), "group 'float' is there twice"),
+        (('group = "fine tuned"', 'group = "tuned"'), "reference 1: there is no group 'tuned'"),
+        (("top1 = 12.5", "top = 12.5"), "reference 1: `top` is not a field; the fields are group, when, top1"),
+        (("top1 = 12.5", "top1 = true"), r"reference 1: `top1` \(=True\) must be a number"),
+        (('title = "Tiny"', ""), "description: `title` is missing"),
         (("[common]", "[commons]"), "`commons` is not a field"),
-        (('name = "float"', 'nome = "float"'), "nome"),
+        (('name = "float"', 'nome = "float"'), "group 1: `nome` is not a field"),
         (("[common]", "[common"), "not a readable experiment description"),
     ],
 )
@@ -199,6 +212,13 @@ def test_a_description_that_cannot_be_used_is_refused(description, change, compl
     with pytest.raises(ConfigError, match=complaint) as error:
         e.read_experiment(description)
     assert str(description) in str(error.value)
+
+
+def test_an_option_that_no_run_has_is_named_with_its_file_and_group(description, tmp_path):
+    description.write_text(description.read_text().replace("rho_0", "rho"))
+    with pytest.raises(ConfigError) as error:
+        e.plan(e.read_experiment(description), tmp_path, {})
+    assert str(error.value).startswith(f"{description}: group 'fine tuned': `rho` is not an option of a run; they are model, ")
 
 
 def test_results_of_another_kind_are_refused(tmp_path):

@@ -35,7 +35,7 @@ def test_images_come_in_the_order_of_their_names_with_their_classes(tmp_path, si
 def test_one_size_is_given_to_all_on_request(tmp_path):
     write(tmp_path, 8)
     Image.new("RGB", (9, 8)).save(tmp_path / "train" / "class0" / "other.png")
-    with pytest.raises(DataError, match=r"other.png: 9x8 pixels, .* has other sides; give --data.size"):
+    with pytest.raises(DataError, match=r"other.png: 9x8 pixels, .* has other sides; give --size"):
         load_folder(tmp_path, 0)
     train, _, _ = load_folder(tmp_path, 4)
     assert train.images.shape == (11, 3, 4, 4)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from bitplane.format.levels import LEVEL_SETS
 from bitplane.train.checkpoint import load_final, read_config, read_json
-from bitplane.train.config import TrainConfig, flat, from_flat
+from bitplane.train.config import TrainConfig, from_options, to_options
 from bitplane.train.data import load_data
 from bitplane.train.errors import CheckpointError, ConfigError, TrainingError
 from bitplane.train.layers import LowBitConv2d
@@ -26,7 +26,7 @@ SMALL = {"epochs": 3, "batch_size": 8, "activations": 4, "lr": 0.02, "eval_every
 
 @pytest.fixture
 def config(pictures) -> TrainConfig:
-    return from_flat({**SMALL, "data": str(pictures)})
+    return from_options({**SMALL, "data": str(pictures)})
 
 
 def final(run: Path) -> dict[str, torch.Tensor]:
@@ -45,7 +45,7 @@ def command(run: Path, config: TrainConfig, *extra: str, before: str = "", launc
 
 KILL = """
 import os, signal
-from bitplane.train.rules import ProxOptimizer
+from bitplane.train.optimizer import ProxOptimizer
 step = ProxOptimizer.step
 def killed(self, closure=None):
     if self.step_count == {at}:
@@ -141,7 +141,7 @@ def test_the_same_seed_gives_the_same_network_and_another_seed_another(config, t
 def test_every_method_leaves_levels_times_scales(config, tmp_path, method):
     options = {"method": method, "weights": METHODS[method].levels[0], "epochs": 1}
     scale = {"scale": "two-sided"} if METHODS[method].fit == "ttq" else {}
-    result = train(from_flat({**options, **scale}, config), tmp_path / "run", progress=False)
+    result = train(from_options({**options, **scale}, config), tmp_path / "run", progress=False)
     assert 0 <= result["test_top1"] <= 1
     model, _, _ = load_final(tmp_path / "run")
     for layer in model.low_bit_layers().values():
@@ -152,7 +152,7 @@ def test_every_method_leaves_levels_times_scales(config, tmp_path, method):
 
 def test_layers_may_have_other_level_sets(config, tmp_path):
     entries = ("layer3.*=binary", "*.conv2=quaternary")
-    train(from_flat({"layer_weights": entries}, config), tmp_path / "run", progress=False)
+    train(from_options({"layer_weights": entries}, config), tmp_path / "run", progress=False)
     model, stored, _ = load_final(tmp_path / "run")
     assert stored.model.layer_weights == entries
     found = {name: layer.levels.name for name, layer in model.low_bit_layers().items()}
@@ -160,18 +160,18 @@ def test_layers_may_have_other_level_sets(config, tmp_path):
     assert found["layer3.1.conv2"] == "quaternary"
     assert found["layer1.0.conv1"] == "ternary"
     with pytest.raises(ConfigError, match=r"matches none of layer1"):
-        train(from_flat({"layer_weights": ("layer9.*=binary",)}, config), tmp_path / "other")
+        train(from_options({"layer_weights": ("layer9.*=binary",)}, config), tmp_path / "other")
 
 
 def test_a_teacher_and_earlier_bits_change_what_is_learned(config, tmp_path):
-    train(from_flat({"weights": "float", "activations": 32}, config), tmp_path / "teacher", progress=False)
+    train(from_options({"weights": "float", "activations": 32}, config), tmp_path / "teacher", progress=False)
     recipe = {"earlier_bits": (8,), "activations": 2, "label_smoothing": 0.1, "reestimate": 2}
-    train(from_flat({**recipe, "teacher": str(tmp_path / "teacher")}, config), tmp_path / "run", progress=False)
-    train(from_flat(recipe, config), tmp_path / "plain", progress=False)
+    train(from_options({**recipe, "teacher": str(tmp_path / "teacher")}, config), tmp_path / "run", progress=False)
+    train(from_options(recipe, config), tmp_path / "plain", progress=False)
     assert read_json(tmp_path / "run" / "checkpoints" / "epoch-0003" / "state.json")["bits"] == 2
     assert losses(tmp_path / "run") != losses(tmp_path / "plain")
     with pytest.raises(ConfigError, match="needs activations of 2, 4 or 8 bits"):
-        train(from_flat({"earlier_bits": (4,), "activations": 32}, config), tmp_path / "other")
+        train(from_options({"earlier_bits": (4,), "activations": 32}, config), tmp_path / "other")
 
 
 @pytest.mark.parametrize("parts", [1, 2])
@@ -216,9 +216,9 @@ def test_a_scale_of_too_few_weights_is_refused():
 def test_a_configuration_survives_its_file_and_the_flat_form(config, tmp_path):
     train(replace(config, epochs=1), tmp_path / "run", progress=False)
     stored = read_config(tmp_path / "run")
-    assert from_flat(flat(stored)) == stored
+    assert from_options(to_options(stored)) == stored
     with pytest.raises(ConfigError, match="`colour` is not an option"):
-        from_flat({"colour": 1})
+        from_options({"colour": 1})
     (tmp_path / "run" / "config.json").write_text('{"model": {"depth": 20}}')
     with pytest.raises(CheckpointError, match=r"config\.json: not the configuration"):
         read_config(tmp_path / "run")

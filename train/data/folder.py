@@ -55,9 +55,7 @@ def _split(folder: Path, classes: tuple[str, ...], size: int) -> Split:
     images = [a for a in arrays if a is not None]
     for p, a in zip(files, images, strict=True):
         if a.shape != images[0].shape:
-            raise DataError(
-                f"{p}: {a.shape[1]}x{a.shape[0]} pixels, {files[0]} has other sides; give --data.size to resize all"
-            )
+            raise DataError(f"{p}: {a.shape[1]}x{a.shape[0]} pixels, {files[0]} has other sides; give --size to resize all")
     stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
     return Split(stacked, torch.tensor(labels, dtype=torch.int64))
 

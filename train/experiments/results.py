@@ -13,7 +13,8 @@ from typing import Any
 
 from bitplane.train.checkpoint import read_json
 from bitplane.train.errors import CheckpointError
-from bitplane.train.experiments import Experiment, Group, Planned, matches
+from bitplane.train.experiments.description import Experiment, Group, matches
+from bitplane.train.experiments.planning import Planned
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,6 @@ def _cell(experiment: Experiment, g: Group, records: list[Record], at: dict[str,
     if not found:
         return ""
     spread = f" ± {statistics.stdev(found):.2f}" if len(found) > 1 else ""
-    published = [r["top1"] for r in experiment.reference if r["group"] == g.name and matches(r["when"], at)]
+    published = [r.top1 for r in experiment.references if r.group == g.name and matches(r.when, at)]
     beside = f", published {published[0]:.2f}" if published else ""
     return f"{statistics.fmean(found):.2f}{spread} ({len(found)}{beside})"

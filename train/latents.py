@@ -49,7 +49,7 @@ class Target:
         return self.option != "none" and self.fit in ("learned", "ttq")
 
 
-class FlatWeights:
+class LatentGroup:
     """Targets of one level set over flat buffers.
 
     Args:

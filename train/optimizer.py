@@ -15,7 +15,7 @@ its sharpness grows, is a method's choice (`bitplane.train.methods`).
 
 What each tensor holds: between steps the model's parameter is the point of the gradient. Where that point is w but the
 update starts from w*, w* lives in `ProxOptimizer.latent` (float32, shape and layout of the parameter), a view of one flat
-buffer for each level set (`bitplane.train.flat`).
+buffer for each level set (`bitplane.train.latents`).
 """
 
 import math
@@ -26,7 +26,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from bitplane.train.flat import FlatWeights, Target
+from bitplane.train.latents import LatentGroup, Target
 from bitplane.train.methods import Method, Point, Quantizer, RandomQuantizer
 from bitplane.train.quantizers import projector
 
@@ -76,7 +76,7 @@ class ProxOptimizer(torch.optim.Optimizer):
             by_levels.setdefault(t.levels.name, []).append(t)
         averaged = average_from is not None
         with torch.no_grad():
-            self.groups = [FlatWeights(g, clamp if method.clamped else math.inf, averaged) for g in by_levels.values()]
+            self.groups = [LatentGroup(g, clamp if method.clamped else math.inf, averaged) for g in by_levels.values()]
         # Not in the base's state: Adam takes a non-empty state for one that it has filled itself.
         self.latent: dict[Tensor, Tensor] = {}
         with torch.no_grad():
@@ -118,7 +118,7 @@ class ProxOptimizer(torch.optim.Optimizer):
             if self._keeps_latent:
                 g.push(self._quantized(g, self.schedule(self.step_count), i))
 
-    def _quantized(self, g: FlatWeights, sharpness: float, index: int) -> Tensor:
+    def _quantized(self, g: LatentGroup, sharpness: float, index: int) -> Tensor:
         if math.isinf(sharpness):
             return g.scaled(projector(g.units(), g.levels))
         if not self.method.random:
@@ -161,7 +161,7 @@ class ProxOptimizer(torch.optim.Optimizer):
             self.average_weight += self._rate
         return loss
 
-    def _move_scales(self, g: FlatWeights) -> None:
+    def _move_scales(self, g: LatentGroup) -> None:
         # Thresholds of twn and ttq belong to the latents of the same step; a least-squares scale may lag, and rests when hard.
         soft = self.method.growth == "hard" or self.schedule(self.step_count) < math.inf
         threshold = any(t.fit in ("twn", "ttq") for t in g.targets)
@@ -184,7 +184,7 @@ class ProxOptimizer(torch.optim.Optimizer):
     def _rate(self) -> float:
         return float(self.param_groups[0]["lr"])
 
-    def _count(self, g: FlatWeights, values: Tensor) -> None:
+    def _count(self, g: LatentGroup, values: Tensor) -> None:
         if g.average is not None and self._averaging:
             total = self.average_weight + self._rate
             g.average.lerp_(values, self._rate / total if total > 0 else 1.0)

@@ -14,7 +14,7 @@ from bitplane.train.activations import LearnedStep
 from bitplane.train.checkpoint import load_weights, read_json, read_tensors
 from bitplane.train.errors import CheckpointError
 from bitplane.train.models import ResNet
-from bitplane.train.rules import ProxOptimizer
+from bitplane.train.optimizer import ProxOptimizer
 
 
 @dataclass

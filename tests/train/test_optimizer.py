@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from bitplane.format.levels import LEVEL_SETS
-from bitplane.train.config import MethodName, ModelConfig, OptimizerConfig, from_flat
+from bitplane.train.config import MethodName, ModelConfig, OptimizerConfig, from_options
 from bitplane.train.errors import ConfigError
-from bitplane.train.flat import Target
+from bitplane.train.latents import Target
 from bitplane.train.loop import make_optimizer
 from bitplane.train.methods import METHODS, Method, Point, method_of
 from bitplane.train.models import build_model
+from bitplane.train.optimizer import ProxOptimizer
 from bitplane.train.quantizers import nearest_scale, piecewise_linear, projector
 from bitplane.train.quantizers.scale import mean_above, ternary_threshold
-from bitplane.train.rules import ProxOptimizer
 from bitplane.train.schedules import Sharpness
 
 BINARY, TERNARY = LEVEL_SETS["binary"], LEVEL_SETS["ternary"]
@@ -244,7 +244,7 @@ def test_channels_last_parameters_keep_their_values():
 @pytest.mark.parametrize("method", ["pc", "rpc", "ttq"])
 def test_an_optimizer_keeps_no_graph_of_its_parameters(method):
     # It would keep their gradient accumulators, which CUDA graphs then find on the wrong stream.
-    config = from_flat({"method": method, "scale": "two-sided" if method == "ttq" else "channel"})
+    config = from_options({"method": method, "scale": "two-sided" if method == "ttq" else "channel"})
     model = build_model(config.model)
     optimizer = make_optimizer(model, config, 100)
     model(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).sum().backward()

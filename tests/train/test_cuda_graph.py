@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from bitplane.train.config import from_flat
-from bitplane.train.graphs import GraphedPass
+from bitplane.train.config import from_options
+from bitplane.train.cuda_graph import GraphedPass
 from bitplane.train.loop import make_optimizer
 from bitplane.train.losses import Loss
 from bitplane.train.models import build_model
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 @pytest.mark.parametrize("activations", [32, 2, 1])
 def test_a_replayed_pass_trains_as_the_eager_one_does(activations: int) -> None:
-    config = from_flat({"weights": "ternary", "activations": activations, "lr": 0.01})
+    config = from_options({"weights": "ternary", "activations": activations, "lr": 0.01})
     batches = [(torch.randint(0, 256, (16, 3, 32, 32), dtype=torch.uint8), torch.randint(0, 10, (16,))) for _ in range(4)]
 
     def run(graphed: bool) -> list[torch.Tensor]:
