@@ -102,10 +102,10 @@ class LatentGroup:
         torch.minimum(self.latent, top, out=self.latent)
         torch.maximum(self.latent, top.neg_(), out=self.latent)
 
-    def estimate(self) -> None:
-        """Re-estimate the scales of targets whose fit is "least-squares" or "twn" from the latents."""
+    def estimate(self, least_squares: bool) -> None:
+        """Re-estimate scales from the latents: those of "twn", and on request those of "least-squares"."""
         for t, w in zip(self.targets, self.latents, strict=True):
-            if t.fit == "least-squares" and t.option != "none":
+            if least_squares and t.fit == "least-squares" and t.option != "none":
                 t.scale.copy_(nearest_scale(w, self.levels, t.option == "channel", rounds=1))
             elif t.fit == "twn":
                 t.scale.copy_(mean_above(w, ternary_threshold(w, t.option == "channel", "twn")))

@@ -236,7 +236,7 @@ def make_optimizer(model: ResNet, config: TrainConfig, total: int) -> ProxOptimi
         base = torch.optim.Adam(groups, lr=o.lr, fused=fused)
     first = method.first if o.rho_0 is None else o.rho_0
     hard_from = max(1, round(o.soft * total))
-    schedule = Sharpness(method.growth, first, method.last, total / max(o.growth, 1e-9), hard_from)
+    schedule = Sharpness(method.form, first, method.last, total / max(o.growth, 1e-9), hard_from)
     clamp = o.clamp if config.model.scale != "none" else 1.0
     average = round(o.average_from * total) if o.average_from < 1 else None
     return ProxOptimizer(base, targets, method, schedule, clamp=clamp, average_from=average, seed=config.seed)

@@ -39,7 +39,7 @@ from bitplane.train.latents import ScaleFit
 from bitplane.train.quantizers import random, smooth
 from bitplane.train.quantizers.piecewise_linear import binary_relax, parq, projector, proxconnect
 from bitplane.train.quantizers.scale import Fit
-from bitplane.train.schedules import Growth
+from bitplane.train.schedules import Form
 
 Quantizer = Callable[[Tensor, LevelSet, float], Tensor]
 RandomQuantizer = Callable[[Tensor, LevelSet, float, Generator], Tensor]
@@ -73,7 +73,7 @@ class Method:
     Attributes:
         rule: where the gradient is taken and from where the update starts.
         quantizer: map of latents in units of the level set, given the level set and a sharpness; inf is the projector.
-        growth: form of the sharpness over the steps.
+        form: of the sharpness over the steps, see `Sharpness`.
         first: sharpness at step 0 unless the user gives one.
         last: see `Sharpness`.
         random: the quantizer also takes a generator.
@@ -85,7 +85,7 @@ class Method:
 
     rule: Rule
     quantizer: Quantizer | RandomQuantizer
-    growth: Growth
+    form: Form
     first: float = 0.0
     last: float = math.inf
     random: bool = False
@@ -136,7 +136,7 @@ def method_of(optimizer: OptimizerConfig, model: ModelConfig) -> Method:
         raise ConfigError(f"`scale` (=two-sided) goes with `method` ttq, not {name}")
     if method.fit in ("twn", "least-squares") and sets and model.scale == "none":
         raise ConfigError(f"`method` (={name}) estimates scales: it needs `scale` layer or channel, not none")
-    if optimizer.soft >= 1 and method.growth != "hard":
+    if optimizer.soft >= 1 and method.form != "hard":
         raise ConfigError(
             f"`soft` (={optimizer.soft:g}) leaves no step for the hard projection of method {name}; take less than 1"
         )

@@ -18,6 +18,7 @@ update starts from w*, w* lives in `ProxOptimizer.latent` (float32, shape and la
 buffer for each level set (`bitplane.train.latents`).
 """
 
+import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from bitplane.train.errors import TrainingError
 from bitplane.train.latents import LatentGroup, Target
 from bitplane.train.methods import Method, Point, Quantizer, RandomQuantizer
 from bitplane.train.quantizers import projector
@@ -71,6 +73,8 @@ class ProxOptimizer(torch.optim.Optimizer):
         self.step_count = 0
         self.average_weight = 0.0
         self.defaults = base.defaults
+        closure = inspect.signature(base.step).parameters.get("closure")
+        self._needs_closure = closure is not None and closure.default is inspect.Parameter.empty
         by_levels: dict[str, list[Target]] = {}
         for t in self.targets:
             by_levels.setdefault(t.levels.name, []).append(t)
@@ -127,51 +131,116 @@ class ProxOptimizer(torch.optim.Optimizer):
         return g.scaled(cast(RandomQuantizer, self.method.quantizer)(g.units(), g.levels, sharpness, generator))
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One update: move to the starting point, let the wrapped optimizer step, clamp, quantize."""
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One update: the gradient at the rule's point, then the wrapped optimizer's step from the rule's start, then w anew.
+
+        `step(closure)` is the closure followed by `step()`, bit for bit.
+
+        Args:
+            closure: clears the gradients, computes the loss and its gradients, and returns the loss. It runs before anything
+                moves. A wrapped optimizer that needs it (L-BFGS) may evaluate it again, each time at the rule's gradient point
+                of the latents that it has reached.
+
+        Returns:
+            What the closure returned at first; without a closure, what the wrapped optimizer's step returned.
+
+        Raises:
+            TrainingError: the wrapped optimizer needs a closure and there is none; nothing has moved.
+        """
+        if closure is None and self._needs_closure:
+            raise TrainingError(f"{type(self.base).__name__} evaluates the loss several times a step: call `step(closure)`")
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         rule, sharpness = self.method.rule, self.schedule(self.step_count)
         for i, g in enumerate(self.groups):
-            g.scale_gradients()
             if not self._keeps_latent:
                 g.pull()
-            if self.method.backward is not None:
-                factor = self.method.backward(g.units(), g.levels, sharpness)
-                grads = [(p.grad, f) for p, f in zip(g.parameters, g.views(factor), strict=True) if p.grad is not None]
-                for grad, f in grads:
-                    grad.mul_(f)
+            self._map_gradients(g, sharpness)
             if self._keeps_latent:
                 g.push(g.latent)
             elif rule.gradient_at is Point.LATENT and rule.starts_from is Point.QUANTIZED:
                 g.push(self._quantized(g, sharpness, i))
-        loss = self.base.step(closure)
+        if closure is None:
+            loss = self.base.step()
+        elif self._needs_closure:
+            self.base.step(self._evaluation(closure, loss, sharpness))
+        else:
+            self.base.step()
         self.step_count += 1
+        self._settle()
+        return loss
+
+    def _settle(self) -> None:
+        """After the wrapped optimizer's step: limit the latents, move the scales, and put the parameters where they rest."""
         sharpness = self.schedule(self.step_count)
+        # A least-squares scale rests when the quantizer is hard, unless it always was.
+        soft = self.method.form == "hard" or sharpness < math.inf
         for i, g in enumerate(self.groups):
             g.pull()
             g.limit()
-            self._move_scales(g)
-            if rule.gradient_at is Point.QUANTIZED:
-                values = self._quantized(g, sharpness, i)
-                g.push(values)
-                self._count(g, values)
-            else:
-                g.push(g.latent)
-                self._count(g, g.latent)
+            self._move_scales(g, least_squares=soft and self.step_count % self.scale_every == 0)
+            values = self._quantized(g, sharpness, i) if self.method.rule.gradient_at is Point.QUANTIZED else g.latent
+            g.push(values)
+            self._count(g, values)
         if self._averaging:
             self.average_weight += self._rate
-        return loss
 
-    def _move_scales(self, g: LatentGroup) -> None:
-        # Thresholds of twn and ttq belong to the latents of the same step; a least-squares scale may lag, and rests when hard.
-        soft = self.method.growth == "hard" or self.schedule(self.step_count) < math.inf
+    def _map_gradients(self, g: LatentGroup, sharpness: float) -> None:
+        """From the gradients at the parameters, whose latents `g` holds: those of learned scales, and the backward map's."""
+        g.scale_gradients()
+        if self.method.backward is not None:
+            factor = self.method.backward(g.units(), g.levels, sharpness)
+            for p, f in zip(g.parameters, g.views(factor), strict=True):
+                if p.grad is not None:
+                    p.grad.mul_(f)
+
+    def _evaluation(self, closure: Callable[[], Any], loss: Any, sharpness: float) -> Callable[[], Any]:
+        """The closure for a base that evaluates it where it likes: its parameters are latents, the gradient is taken at w.
+
+        Args:
+            closure: as given to `step`.
+            loss: its value at the present gradients, which are those of the base's first evaluation.
+            sharpness: of the quantizer in this step.
+        """
+        everything = [p for group in self.param_groups for p in group["params"]]
+        start: list[Tensor] | None = [p.detach().clone() for p in everything]
+
+        def evaluate() -> Any:
+            nonlocal start
+            first, start = start, None
+            if first is not None and all(map(torch.equal, first, everything)):
+                return loss
+            with torch.no_grad():
+                learned = [(t.scale, t.scale.clone()) for t in self.targets if t.learned]
+                for i, g in enumerate(self.groups):
+                    g.pull()
+                    self._move_scales(g, least_squares=False)
+                    if self.method.rule.gradient_at is Point.QUANTIZED:
+                        g.push(self._quantized(g, sharpness, i))
+            with torch.enable_grad():
+                value = closure()
+            with torch.no_grad():
+                for g in self.groups:
+                    self._map_gradients(g, sharpness)
+                    g.push(g.latent)
+                for scale, before in learned:
+                    scale.copy_(before)
+            return value
+
+        return evaluate
+
+    def _move_scales(self, g: LatentGroup, least_squares: bool) -> None:
+        # Thresholds of twn and ttq belong to the latents of the same step; a least-squares scale may lag.
         threshold = any(t.fit in ("twn", "ttq") for t in g.targets)
         learned = any(t.learned for t in g.targets)
-        estimated = any(t.fit == "least-squares" for t in g.targets) and self.step_count % self.scale_every == 0 and soft
+        estimated = least_squares and any(t.fit == "least-squares" for t in g.targets)
         for t in g.targets:
             if t.learned:
                 t.scale.clamp_(min=1e-8)
         if threshold or estimated:
-            g.estimate()
+            g.estimate(estimated)
         if threshold or estimated or learned:
             g.decide()
             g.expand()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-Growth = Literal["hard", "constant", "linear", "geometric", "sigmoid", "share"]
+Form = Literal["hard", "constant", "linear", "geometric", "sigmoid", "share"]
 
 
 def warmup_cosine(step: int, total: int, peak: float, warmup: int) -> float:
@@ -36,7 +36,7 @@ class Sharpness:
         hard_from: gradient step from which the quantizer is the projector.
     """
 
-    form: Growth
+    form: Form
     first: float
     last: float
     period: float

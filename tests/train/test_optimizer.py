@@ -5,10 +5,11 @@ from typing import get_args
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from bitplane.format.levels import LEVEL_SETS
 from bitplane.train.config import MethodName, ModelConfig, OptimizerConfig, from_options
-from bitplane.train.errors import ConfigError
+from bitplane.train.errors import ConfigError, TrainingError
 from bitplane.train.latents import Target
 from bitplane.train.loop import make_optimizer
 from bitplane.train.methods import METHODS, Method, Point, method_of
@@ -30,7 +31,7 @@ def hard(step: int) -> float:
 def make(method, values, lr=0.1, schedule=GROWING, levels=BINARY, dtype=torch.float64, **options):
     p = torch.nn.Parameter(torch.tensor(values, dtype=dtype))
     target = Target(p, levels, torch.ones([1] * p.dim(), dtype=dtype))
-    schedule = hard if METHODS[method].growth == "hard" else schedule
+    schedule = hard if METHODS[method].form == "hard" else schedule
     return p, ProxOptimizer(torch.optim.SGD([p], lr=lr), [target], METHODS[method], schedule, **options)
 
 
@@ -63,7 +64,7 @@ def test_each_rule_follows_its_equation(name):
 def test_projected_weights_are_levels_and_come_back(name):
     levels = LEVEL_SETS[METHODS[name].levels[0]]
     method = METHODS[name]
-    schedule = Sharpness(method.growth, method.first or 0.1, method.last, 10, 10**9)
+    schedule = Sharpness(method.form, method.first or 0.1, method.last, 10, 10**9)
     p, optimizer = make(name, [0.3, -0.7], levels=levels, schedule=schedule)
     before = p.detach().clone()
     with optimizer.projected():
@@ -111,7 +112,7 @@ def test_every_method_ends_in_its_level_set(name, levels):
         for w, q in zip((a, b), sets, strict=True)
     ]
     scales = [t.scale for t in targets if t.learned]
-    schedule = Sharpness(method.growth, method.first or 0.01, method.last, 5, 150)
+    schedule = Sharpness(method.form, method.first or 0.01, method.last, 5, 150)
     optimizer = ProxOptimizer(torch.optim.SGD([a, b, *scales], lr=2e-3), targets, method, schedule, clamp=3.0)
     losses = []
     for _ in range(200):
@@ -127,6 +128,171 @@ def test_every_method_ends_in_its_level_set(name, levels):
         assert distance.max() < 1e-6
     assert min(losses) < losses[0]
     assert math.isfinite(losses[-1])
+
+
+BASES = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.02, momentum=0.9),
+    "nesterov": lambda p: torch.optim.SGD(p, lr=0.02, momentum=0.9, nesterov=True, weight_decay=1e-2),
+    "adam": lambda p: torch.optim.Adam(p, lr=0.01),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.01),
+}
+
+
+def regression(name, base, **options):
+    """A network of a layer in a level set and a float one, soft for five steps; its optimizer, and a closure of its loss."""
+    method = METHODS[name]
+    levels = LEVEL_SETS[method.levels[-1]]
+    generator = torch.Generator().manual_seed(1)
+    x, goal = torch.randn(32, 9, generator=generator), torch.randn(32, 2, generator=generator)
+    w = torch.nn.Parameter(torch.randn(5, 9, generator=generator) * 0.4)
+    v = torch.nn.Parameter(torch.randn(2, 5, generator=generator) * 0.4)
+    fit = method.fit or "learned"
+    scale = torch.ones(2, 1) if fit == "ttq" else nearest_scale(w, levels, False)
+    target = Target(w, levels, scale, "two-sided" if fit == "ttq" else "layer", fit)
+    schedule = Sharpness(method.form, method.first or 0.05, method.last, 2, 5)
+    parameters = [w, v, *([scale] if target.learned else [])]
+    optimizer = ProxOptimizer(base(parameters), [target], method, schedule, scale_every=2, **options)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = ((torch.relu(x @ w.T) @ v.T - goal) ** 2).mean()
+        loss.backward()
+        return loss
+
+    return [w, v, scale], optimizer, closure
+
+
+def everything(tensors, optimizer):
+    """All that a step may change."""
+    inner = [v for p in tensors for _, v in sorted(optimizer.state.get(p, {}).items()) if isinstance(v, torch.Tensor)]
+    return [*tensors, *optimizer.latent.values(), *optimizer.average.values(), *inner]
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["plain", "accelerate"])
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_step_with_a_closure_is_the_backward_pass_and_then_a_step(name, base, wrapped):
+    runs = [regression(name, BASES[base], average_from=3, seed=4) for _ in range(2)]
+    start = runs[0][0][0].detach().clone()
+    step = runs[1][1].step
+    if wrapped:
+        step = Accelerator(cpu=True).prepare_optimizer(runs[1][1]).step
+    for _ in range(9):
+        loss = runs[0][2]()
+        runs[0][1].step()
+        returned = step(runs[1][2])
+        if not wrapped:  # accelerate's wrapper returns nothing, whatever it wraps
+            assert torch.equal(returned, loss)
+        for expected, got in zip(everything(*runs[0][:2]), everything(*runs[1][:2]), strict=True):
+            assert torch.equal(got, expected)
+    assert not torch.equal(runs[1][0][0], start)
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_closure_that_fails_leaves_the_optimizer_as_it_was(name):
+    tensors, optimizer, closure = regression(name, BASES["nesterov"])
+    optimizer.step(closure)
+    before = [t.clone() for t in everything(tensors, optimizer)]
+
+    def fail():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step(fail)
+    assert all(map(torch.equal, before, everything(tensors, optimizer)))
+
+
+SEARCHES = {"fixed steps": None, "line search": "strong_wolfe"}
+
+
+@pytest.mark.parametrize("search", SEARCHES.values(), ids=SEARCHES)
+@pytest.mark.parametrize("name", sorted(n for n, m in METHODS.items() if not m.random and m.fit is None))
+def test_lbfgs_takes_every_gradient_at_the_point_of_the_rule(name, search):
+    """The reference is torch's L-BFGS over the latents x, whose closure takes the gradient at P(x) itself."""
+    method, levels = METHODS[name], TERNARY
+    schedule = Sharpness(method.form, method.first or 0.05, method.last, 1, 4)
+    matrix = torch.randn(12, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    goal = torch.linspace(-2, 2, 12, dtype=torch.float64)
+    values = torch.tensor([0.4, -0.7, 0.1, 0.9, -0.2, 0.6], dtype=torch.float64)
+
+    def loss_at(w):
+        return ((matrix @ w - goal) ** 2).sum() + torch.cos(3 * w).sum()
+
+    def base(p):
+        return torch.optim.LBFGS([p], lr=0.05, max_iter=3, line_search_fn=search)
+
+    def quantize(x, rho):
+        return projector(x, levels) if rho == math.inf else method.quantizer(x, levels, rho)
+
+    p = torch.nn.Parameter(values.clone())
+    optimizer = ProxOptimizer(base(p), [Target(p, levels, torch.ones(1, dtype=torch.float64))], method, schedule, clamp=1.5)
+    x = torch.nn.Parameter(values.clone())
+    reference = base(x)
+    at_w, from_w = method.rule.gradient_at is Point.QUANTIZED, method.rule.starts_from is Point.QUANTIZED
+    latent = quantize(values, schedule(0)) if at_w and from_w else values.clone()
+    for t in range(7):
+        rho, count, points = schedule(t), 0, []
+        point = quantize(latent, rho) if at_w and not from_w else latent
+
+        def closure():
+            optimizer.zero_grad()
+            points.append(p.detach().clone())  # noqa: B023
+            loss = loss_at(p)
+            loss.backward()
+            return loss
+
+        def reference_closure():
+            nonlocal count
+            w = (point if count == 0 else quantize(x.detach(), rho) if at_w else x.detach()).clone().requires_grad_()  # noqa: B023
+            count += 1
+            loss = loss_at(w)
+            (x.grad,) = torch.autograd.grad(loss, w)
+            if method.backward is not None:
+                x.grad *= method.backward(latent if count == 1 else x.detach(), levels, rho)  # noqa: B023
+            return loss
+
+        assert torch.equal(p, point)
+        returned = optimizer.step(closure)
+        with torch.no_grad():
+            x.copy_(quantize(latent, rho) if from_w and not at_w else latent)
+        assert torch.equal(reference.step(reference_closure), returned)
+        assert len(points) == count
+        latent = x.detach().clamp(-1.5, 1.5) if method.clamped else x.detach().clone()
+        if at_w and from_w:
+            latent = quantize(latent, schedule(t + 1))
+        elif at_w:
+            assert torch.equal(optimizer.latent[p], latent)
+        assert count > 1 or t > 3
+    assert torch.equal(p, quantize(latent, schedule(7)) if at_w else latent)
+    assert not torch.equal(latent, values)
+
+
+@pytest.mark.parametrize("name", sorted(n for n, m in METHODS.items() if m.rule.gradient_at is Point.QUANTIZED))
+def test_lbfgs_evaluates_a_hard_network_in_its_level_set(name):
+    tensors, optimizer, closure = regression(name, lambda p: torch.optim.LBFGS(p, lr=0.05, max_iter=4))
+    (target,) = optimizer.targets
+    levels = torch.tensor(target.levels.values)
+
+    def checked():
+        w = tensors[0].detach()
+        units = w / torch.where(w < 0, target.scale[-1:], target.scale[:1])
+        seen.append((units[..., None] - levels).abs().min(-1).values.max().item())
+        return closure()
+
+    for t in range(8):
+        seen = []
+        optimizer.step(checked)
+        assert t < 5 or max(seen) < 1e-6
+        assert len(seen) > 1
+
+
+def test_lbfgs_without_a_closure_is_refused_before_anything_moves():
+    tensors, optimizer, closure = regression("pc", lambda p: torch.optim.LBFGS(p))
+    closure()
+    before = [t.clone() for t in everything(tensors, optimizer)]
+    with pytest.raises(TrainingError, match=r"LBFGS evaluates the loss several times a step: call `step\(closure\)`"):
+        optimizer.step()
+    assert all(map(torch.equal, before, everything(tensors, optimizer)))
 
 
 def test_a_learned_scale_moves_along_the_gradient_of_the_loss():

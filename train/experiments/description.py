@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, get_origin, get_type_hints
@@ -141,7 +141,7 @@ def _group(values: Any, number: int) -> Group:
         if not (isinstance(choices, list) and choices):
             raise ConfigError(f"{where}: axis `{axis}` (={choices!r}) must be a list of values")
     override = [_table(Override, o, f"{where}, override {i}") for i, o in enumerate(group.override, 1)]
-    return Group(**{f.name: getattr(group, f.name) for f in fields(Group)} | {"override": override})
+    return replace(group, override=override)
 
 
 def _check_groups(groups: Sequence[Group]) -> None:
