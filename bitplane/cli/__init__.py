@@ -6,6 +6,7 @@ import sys
 import tyro
 
 from bitplane.cli import commands, machine, study, training
+from bitplane.cli.arguments import remembered
 from bitplane.errors import BitplaneError
 
 BENCH = {"matplotlib", "bokeh", "jinja2", "msgspec", "scipy"}
@@ -28,7 +29,8 @@ def main(argv: list[str] | None = None) -> int:
         "recommend": study.recommend,
     }
     try:
-        tyro.extras.subcommand_cli_from_dict(table, prog="bitplane", args=argv, description="Low-bit ResNets on the CPU.")
+        with remembered(sys.argv[1:] if argv is None else argv):
+            tyro.extras.subcommand_cli_from_dict(table, prog="bitplane", args=argv, description="Low-bit ResNets on the CPU.")
         sys.stdout.flush()
     except KeyboardInterrupt:
         return 130

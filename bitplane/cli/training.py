@@ -5,6 +5,7 @@ from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from bitplane.cli.arguments import given
 from bitplane.cli.output import UsageError, write_json, write_text
 from bitplane.train.config import TrainConfig, to_options
 
@@ -39,7 +40,7 @@ def _refuse_other_options(config: TrainConfig, run: Path) -> None:
 
     stored, default = to_options(read_config(run)), to_options(TrainConfig())
     for key, value in to_options(config).items():
-        if value not in (default[key], stored[key]):
+        if value != stored[key] and (key in given() or value != default[key]):
             raise UsageError(
                 f"{run}: was trained with {key} {stored[key]}, not {value}; leave the option out, or use a new --output"
             )
