@@ -16,9 +16,9 @@ from torch.nn import functional
 from bitplane.benchmarks.measure import interleaved
 from bitplane.train.config import ModelConfig, OptimizerConfig, TrainConfig
 from bitplane.train.cuda_graph import GraphedPass
-from bitplane.train.loop import make_optimizer
 from bitplane.train.methods import METHODS
 from bitplane.train.models import build_model
+from bitplane.train.setup import make_optimizer
 
 STEPS = 1_000_000  # of the schedule: the quantizer stays in its soft stage
 

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bitplane.train.layers import batch_norm_statistics
+
 
 def _fresh(result: Tensor) -> Tensor:
     # torch.compile of torch 2.11 gives an output that an in-place operation has made no gradient, without a word.
@@ -206,11 +208,11 @@ def start_steps(model: nn.Module, images: Tensor, bits: int | None = None) -> No
     quantizers = [m for m in model.modules() if isinstance(m, LearnedStep)]
     if not quantizers:
         return
-    kept = {k: v.clone() for k, v in model.state_dict().items() if "running_" in k or "num_batches" in k}
+    statistics = batch_norm_statistics(model)
     for q in quantizers:
         q.bits, q.observing = bits or q.bits, True
     model.train()
     model(images)
     for q in quantizers:
         q.observing = False
-    model.load_state_dict(kept, strict=False)
+    model.load_state_dict(statistics, strict=False)

@@ -2,7 +2,8 @@
 
     RUN/config.json                      TrainConfig
     RUN/log.jsonl                        one object an epoch
-    RUN/checkpoints/epoch-0007/          model.safetensors, optimizer.safetensors, state.json: what resuming needs
+    RUN/checkpoints/epoch-0007/          model.safetensors, optimizer.safetensors, state.json: what resuming needs;
+                                         epoch-0000 is the start of the run, written before config.json
     RUN/final/                           model.safetensors (weights exactly in the level set), result.json: what export reads
 
 A folder is written under a temporary name, synced and renamed; only then are older ones removed.
@@ -11,7 +12,9 @@ A folder is written under a temporary name, synced and renamed; only then are ol
 import json
 import os
 import shutil
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,27 @@ from torch import Tensor
 from bitplane.train.config import DataConfig, ModelConfig, OptimizerConfig, RecipeConfig, TrainConfig
 from bitplane.train.errors import CheckpointError
 from bitplane.train.models import ResNet, build_model
+
+
+@contextmanager
+def writing(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Say in one line that `path` cannot be written.
+
+    Args:
+        path: what the block writes.
+        temporary: file or folder to remove if it cannot.
+
+    Raises:
+        CheckpointError: the block met an error of the file system.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as e:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        raise CheckpointError(f"{path}: cannot be written ({e}); free some space or choose another folder") from e
 
 
 def write_folder(path: Path, tensors: dict[str, dict[str, Tensor]], documents: dict[str, Any]) -> None:
@@ -36,7 +60,7 @@ def write_folder(path: Path, tensors: dict[str, dict[str, Tensor]], documents: d
         CheckpointError: the disk is full or not writable; nothing half written stays.
     """
     temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with writing(path, temporary):
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         for stem, values in tensors.items():
@@ -49,19 +73,39 @@ def write_folder(path: Path, tensors: dict[str, dict[str, Tensor]], documents: d
             shutil.rmtree(path)
         temporary.rename(path)
         _sync(path.parent)
-    except (OSError, SafetensorError) as e:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise CheckpointError(f"{path}: cannot be written ({e}); free some space or choose another folder") from e
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first: by the number of their epoch, which has more than four digits some day."""
+    found = [p for p in (run / "checkpoints").glob("epoch-*") if p.name.removeprefix("epoch-").isdecimal()]
+    return sorted(found, key=_epoch_of)
+
+
+def _epoch_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("epoch-"))
 
 
 def save_checkpoint(
     run: Path, epoch: int, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any], keep: int
 ) -> None:
-    """Save the state after `epoch` epochs and prune all but the newest `keep`."""
-    folder = run / "checkpoints"
-    write_folder(folder / f"epoch-{epoch:04d}", {"model": model, "optimizer": optimizer}, {"state": state})
-    for old in sorted(folder.glob("epoch-*"))[:-keep]:
-        shutil.rmtree(old)
+    """Save the state after `epoch` epochs and remove all but the newest `keep`; the start, epoch 0, is only kept alone.
+
+    Args:
+        run: folder of the run.
+        epoch: epochs finished.
+        model: state dictionary of the network.
+        optimizer: see `bitplane.train.resume`.
+        state: JSON values.
+        keep: at least 1.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    write_folder(run / "checkpoints" / f"epoch-{epoch:04d}", {"model": model, "optimizer": optimizer}, {"state": state})
+    saved = checkpoints(run)
+    for old in saved[:-keep] + [p for p in saved[-keep:-1] if _epoch_of(p) == 0]:
+        with writing(old):
+            shutil.rmtree(old)
 
 
 def newest_checkpoint(run: Path) -> Path:
@@ -70,26 +114,24 @@ def newest_checkpoint(run: Path) -> Path:
     Raises:
         CheckpointError: there is none.
     """
-    found = sorted((run / "checkpoints").glob("epoch-*"))
+    found = checkpoints(run)
     if not found:
-        raise CheckpointError(f"{run}: no checkpoint to resume from; start the run without --resume")
+        raise CheckpointError(f"{run}: no checkpoint to resume from; remove the folder and start again without --resume")
     return found[-1]
 
 
 def write_config(run: Path, config: TrainConfig) -> None:
-    """Store a run's configuration."""
+    """Store a run's configuration, atomically.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
     temporary = run / ".config.json.tmp"
-    new = not run.exists()
-    try:
+    with writing(run, temporary):
         run.mkdir(parents=True, exist_ok=True)
         temporary.write_text(json.dumps(asdict(config), indent=1) + "\n")
         _sync(temporary)
         temporary.rename(run / "config.json")
-    except OSError as e:
-        temporary.unlink(missing_ok=True)
-        if new:
-            shutil.rmtree(run, ignore_errors=True)
-        raise CheckpointError(f"{run}: cannot be written ({e}); free some space or choose another folder") from e
 
 
 def read_config(run: Path) -> TrainConfig:
@@ -180,12 +222,6 @@ def load_final(run: Path) -> tuple[ResNet, TrainConfig, dict[str, Any]]:
     model = build_model(config.model)
     load_weights(model, run / "final" / "model.safetensors")
     return model.eval(), config, result
-
-
-def with_data(config: TrainConfig, classes: int, channels: int, zero_point: int, pixel_scale: float) -> TrainConfig:
-    """The configuration with the model's fields that the data determine."""
-    model = replace(config.model, classes=classes, channels=channels, zero_point=zero_point, pixel_scale=pixel_scale)
-    return replace(config, model=model)
 
 
 def _sync(path: Path) -> None:

@@ -128,3 +128,8 @@ class PadShortcut(nn.Module):
         """Subsample and pad."""
         # A pool of one pixel: a slice whose gradient, unlike indexing's, stays channels-last.
         return functional.pad(functional.avg_pool2d(x, 1, self.stride), (0, 0, 0, 0, 0, self.extra))
+
+
+def batch_norm_statistics(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of BatchNorm's running statistics by their names in the state dictionary."""
+    return {k: v.clone() for k, v in model.state_dict().items() if "running_" in k or "num_batches" in k}

@@ -65,7 +65,7 @@ def restore(model: ResNet, optimizer: ProxOptimizer, folder: Path, processes: in
         )
     load_weights(model, folder / "model.safetensors")
     for m in model.modules():
-        if isinstance(m, LearnedStep):
+        if isinstance(m, LearnedStep) and progress.bits:
             m.bits = progress.bits
     named, average = _named(model), optimizer.average
     for key, value in read_tensors(folder / "optimizer.safetensors").items():

@@ -5,9 +5,9 @@ import torch
 
 from bitplane.train.config import from_options
 from bitplane.train.cuda_graph import GraphedPass
-from bitplane.train.loop import make_optimizer
 from bitplane.train.losses import Loss
 from bitplane.train.models import build_model
+from bitplane.train.setup import make_optimizer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

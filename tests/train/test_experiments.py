@@ -8,7 +8,9 @@ from filelock import FileLock
 
 from bitplane.cli import main
 from bitplane.train import experiments as e
+from bitplane.train.checkpoint import write_config
 from bitplane.train.data import load_data
+from bitplane.train.data.dataset import with_data
 from bitplane.train.errors import CheckpointError, ConfigError
 from bitplane.train.experiments import results, runner
 
@@ -128,7 +130,7 @@ def test_one_command_trains_what_is_missing_and_collects(description, tmp_path, 
     assert "Two weeks of work." in capsys.readouterr().out
 
 
-def test_a_run_killed_before_its_first_checkpoint_starts_again_and_one_after_it_goes_on(description, tmp_path, monkeypatch):
+def test_a_run_killed_in_its_first_epoch_or_after_it_goes_on(description, tmp_path, monkeypatch):
     experiment = e.read_experiment(description)
     planned = e.plan(experiment, tmp_path / "runs", {"epochs": 2})
     data = load_data(planned[0].config.data)
@@ -144,14 +146,23 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again_and_one_after_it_
 
         return run
 
-    for at, left in ((1, 0), (3, 1)):
+    for at, epoch in ((1, "epoch-0000"), (3, "epoch-0001")):
         monkeypatch.setattr(ProxOptimizer, "step", interrupted(at))
         with pytest.raises(KeyboardInterrupt):
             e.run_missing(planned[:1], lambda _: data, progress=False)
-        assert len(list((planned[0].folder / "checkpoints").glob("epoch-*"))) == left
+        assert [p.name for p in (planned[0].folder / "checkpoints").iterdir()] == [epoch]
     monkeypatch.setattr(ProxOptimizer, "step", step)
     assert e.run_missing(planned[:1], lambda _: data, progress=False) == []
     assert [json.loads(line)["epoch"] for line in (planned[0].folder / "log.jsonl").read_text().splitlines()] == [1, 2]
+
+
+def test_a_run_without_any_checkpoint_starts_again(description, tmp_path):
+    """As version 0.1 left it if it was killed in the first epoch."""
+    planned = e.plan(e.read_experiment(description), tmp_path / "runs", {"epochs": 1})[:1]
+    data = load_data(planned[0].config.data)
+    write_config(planned[0].folder, with_data(planned[0].config, data))
+    assert e.run_missing(planned, lambda _: data, progress=False) == []
+    assert (planned[0].folder / "final" / "result.json").exists()
 
 
 def test_a_run_that_another_process_has_taken_is_left_to_it(description, tmp_path):

@@ -1,5 +1,6 @@
 """Runs on 32 pictures: what is written, resumed, refused, and shared by processes."""
 
+import io
 import json
 import os
 import subprocess
@@ -11,15 +12,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from bitplane.cli import main
 from bitplane.format.levels import LEVEL_SETS
-from bitplane.train.checkpoint import load_final, read_config, read_json
+from bitplane.train import checkpoint
+from bitplane.train.checkpoint import load_final, read_config, read_json, write_config
 from bitplane.train.config import TrainConfig, from_options, to_options
 from bitplane.train.data import load_data
-from bitplane.train.errors import CheckpointError, ConfigError, TrainingError
+from bitplane.train.errors import CheckpointError, ConfigError, RunTakenError, TrainingError
 from bitplane.train.layers import LowBitConv2d
 from bitplane.train.loop import train
 from bitplane.train.losses import Loss
 from bitplane.train.methods import METHODS
+from bitplane.train.optimizer import ProxOptimizer
+from bitplane.train.run_folder import append_to_log
 
 SMALL = {"epochs": 3, "batch_size": 8, "activations": 4, "lr": 0.02, "eval_every": 10}
 
@@ -63,10 +68,11 @@ ProxOptimizer.step = killed
     ],
 )
 def test_a_killed_and_resumed_run_ends_with_the_same_weights(config, tmp_path, extra):
-    """SIGKILL in the middle of the second and of the third epoch (4 steps each)."""
+    """SIGKILL in the middle of each epoch (4 steps)."""
     env = {"OMP_NUM_THREADS": "1"}
     assert command(tmp_path / "whole", config, *extra, **env) == 0
-    assert command(tmp_path / "killed", config, *extra, before=KILL.format(at=6), **env) == -9
+    assert command(tmp_path / "killed", config, *extra, before=KILL.format(at=1), **env) == -9
+    assert command(tmp_path / "killed", config, *extra, "--resume", before=KILL.format(at=6), **env) == -9
     assert command(tmp_path / "killed", config, *extra, "--resume", before=KILL.format(at=9), **env) == -9
     assert not (tmp_path / "killed" / "final").exists()
     assert command(tmp_path / "killed", config, *extra, "--resume", **env) == 0
@@ -115,6 +121,127 @@ def test_checkpoints_are_saved_as_often_as_asked_for_and_at_the_end(config, tmp_
     train(replace(config, save_every=2, keep=5), tmp_path / "run", progress=False)
     assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["epoch-0002", "epoch-0003"]
     assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_run_killed_before_its_first_checkpoint_goes_on_from_the_network_it_was_to_start_from(config, tmp_path, monkeypatch):
+    train(replace(config, epochs=1), tmp_path / "first", progress=False)
+    begun = replace(config, seed=3)
+    train(begun, tmp_path / "whole", init=tmp_path / "first", progress=False)
+    step = ProxOptimizer.step
+
+    def killed(self, closure=None):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ProxOptimizer, "step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(begun, tmp_path / "killed", init=tmp_path / "first", progress=False)
+    monkeypatch.setattr(ProxOptimizer, "step", step)
+    train(config, tmp_path / "killed", resume=True, progress=False)
+    whole, killed_run = final(tmp_path / "whole"), final(tmp_path / "killed")
+    assert all(torch.equal(whole[k], killed_run[k]) for k in whole)
+
+
+def test_a_folder_without_a_run_cannot_be_resumed(config, tmp_path):
+    with pytest.raises(CheckpointError, match=r"run: holds no run to resume; leave out --resume"):
+        train(config, tmp_path / "run", resume=True)
+    write_config(tmp_path / "run", config)
+    with pytest.raises(CheckpointError, match=r"no checkpoint to resume from; remove the folder"):
+        train(config, tmp_path / "run", resume=True, progress=False)
+
+
+def test_checkpoints_without_their_configuration_are_not_trained_over(config, tmp_path):
+    train(replace(config, epochs=1), tmp_path / "run", progress=False)
+    (tmp_path / "run" / "config.json").unlink()
+    with pytest.raises(CheckpointError, match="holds checkpoints of a run without its config"):
+        train(config, tmp_path / "run")
+    assert (tmp_path / "run" / "checkpoints" / "epoch-0001").exists()
+
+
+def test_a_folder_that_is_trained_into_is_refused_to_others(config, tmp_path, monkeypatch):
+    real, complaints = ProxOptimizer.step, []
+
+    def step(self, closure=None):
+        if not complaints:
+            with pytest.raises(RunTakenError) as error:
+                train(config, tmp_path / "run", resume=True, progress=False)
+            complaints.append(str(error.value))
+        return real(self, closure)
+
+    monkeypatch.setattr(ProxOptimizer, "step", step)
+    train(replace(config, epochs=1), tmp_path / "run", progress=False)
+    assert complaints == [f"{tmp_path / 'run'}: another process is training into this folder; wait or choose another folder"]
+    with pytest.raises(CheckpointError, match="holds a run already"):  # the lock is gone with the run
+        train(config, tmp_path / "run")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_at_the_log_is_one_line_and_the_run_can_go_on(config, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "log.jsonl").symlink_to("/dev/full")
+    with pytest.raises(
+        CheckpointError, match=r"run/log.jsonl: cannot be written \(.*No space left.*\); free some space"
+    ) as error:
+        train(config, run, progress=False)
+    assert "\n" not in str(error.value)
+    assert [p.name for p in (run / "checkpoints").iterdir()] == ["epoch-0000"]
+    (run / "log.jsonl").unlink()
+    train(config, run, resume=True, progress=False)
+    assert [json.loads(line)["epoch"] for line in (run / "log.jsonl").read_text().splitlines()] == [1, 2, 3]
+
+
+def test_half_a_line_does_not_stay_in_the_log(tmp_path, monkeypatch):
+    append_to_log(tmp_path, {"epoch": 1})
+    before = (tmp_path / "log.jsonl").read_bytes()
+
+    class Full(io.TextIOWrapper):
+        def write(self, text):
+            super().write(text[:5])
+            self.flush()
+            raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", lambda self, mode: Full(io.FileIO(self, mode)))
+        with pytest.raises(CheckpointError, match="No space left"):
+            append_to_log(tmp_path, {"epoch": 2})
+    assert (tmp_path / "log.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("broken", ["save_file", "_sync"])
+def test_a_start_that_cannot_be_written_leaves_nothing(config, tmp_path, monkeypatch, broken):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, broken, full)
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        train(config, tmp_path / "new" / "run", progress=False)
+    assert not (tmp_path / "new").exists()
+
+
+RESUMED = [
+    (("--epochs", "30"), "was trained with epochs 1, not 30"),
+    (("--epochs=30",), "was trained with epochs 1, not 30"),
+    (("--batch-size", "128"), "was trained with batch_size 8, not 128"),
+    (("--epochs", "4"), "was trained with epochs 1, not 4"),
+    (("--no-download",), None),
+    (("--epochs", "1", "--lr", "0.02"), None),
+    ((), None),
+]
+
+
+@pytest.fixture(scope="module")
+def finished(pictures, tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "run"
+    train(from_options({**SMALL, "data": str(pictures), "epochs": 1}), run, progress=False)
+    return run
+
+
+@pytest.mark.parametrize(("options", "complaint"), RESUMED)
+def test_a_run_is_resumed_by_its_stored_options_and_others_are_refused(finished, capsys, options, complaint):
+    """Also those that are asked for by their default, as 30 epochs and batches of 128."""
+    assert main(["train", "--output", str(finished), "--resume", *options]) == (2 if complaint else 0)
+    if complaint:
+        assert f"{finished}: {complaint}; leave the option out" in capsys.readouterr().err
 
 
 def test_accumulated_parts_take_as_many_steps(config, tmp_path):

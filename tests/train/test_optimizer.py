@@ -11,13 +11,13 @@ from bitplane.format.levels import LEVEL_SETS
 from bitplane.train.config import MethodName, ModelConfig, OptimizerConfig, from_options
 from bitplane.train.errors import ConfigError, TrainingError
 from bitplane.train.latents import Target
-from bitplane.train.loop import make_optimizer
 from bitplane.train.methods import METHODS, Method, Point, method_of
 from bitplane.train.models import build_model
 from bitplane.train.optimizer import ProxOptimizer
 from bitplane.train.quantizers import nearest_scale, piecewise_linear, projector
 from bitplane.train.quantizers.scale import mean_above, ternary_threshold
 from bitplane.train.schedules import Sharpness
+from bitplane.train.setup import make_optimizer
 
 BINARY, TERNARY = LEVEL_SETS["binary"], LEVEL_SETS["ternary"]
 RULES = ["bc", "pc", "pq", "rpc", "ptq"]

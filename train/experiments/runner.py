@@ -3,14 +3,14 @@
 import shutil
 from collections.abc import Callable
 
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from bitplane.train.checkpoint import read_config, with_data
+from bitplane.train.checkpoint import checkpoints, read_config
 from bitplane.train.config import DataConfig, to_options
-from bitplane.train.data.dataset import Dataset
-from bitplane.train.errors import BitplaneError, CheckpointError
+from bitplane.train.data.dataset import Dataset, with_data
+from bitplane.train.errors import BitplaneError, CheckpointError, RunTakenError
 from bitplane.train.experiments.planning import Planned
+from bitplane.train.run_folder import held
 
 WITHOUT_EFFECT = {"eval_every", "save_every", "keep", "tracker"}
 """Options in which a run may differ from its description: its weights are the same."""
@@ -27,7 +27,7 @@ def run_missing(chosen: list[Planned], load: Callable[[DataConfig], Dataset], *,
     Returns:
         One line for each run that could not be trained; the others were finished nevertheless.
     """
-    from bitplane.train.loop import train  # pulls in torch and accelerate: collecting does without
+    from bitplane.train.loop import train_held  # pulls in accelerate: collecting does without
 
     failures: list[str] = []
     data: Dataset | None = None
@@ -35,9 +35,8 @@ def run_missing(chosen: list[Planned], load: Callable[[DataConfig], Dataset], *,
     for p in chosen:
         if (p.folder / "final" / "result.json").exists():
             continue
-        p.folder.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(p.folder.with_name(f".{p.folder.name}.lock"), timeout=0):
+            with held(p.folder):
                 if (p.folder / "final" / "result.json").exists():
                     continue
                 if data is None or loaded != p.config.data:
@@ -46,8 +45,8 @@ def run_missing(chosen: list[Planned], load: Callable[[DataConfig], Dataset], *,
                     tqdm.write(str(p.folder))
                 if p.start is not None and not (p.start / "final" / "result.json").exists():
                     raise CheckpointError(f"{p.folder}: starts from {p.start}, which is not finished yet")
-                train(p.config, p.folder, resume=_prepare(p, data), init=p.start, progress=progress, data=data)
-        except Timeout:
+                train_held(p.config, p.folder, resume=_prepare(p, data), init=p.start, progress=progress, data=data)
+        except RunTakenError:
             continue
         except BitplaneError as e:
             failures.append(" ".join(str(e).split()))
@@ -55,18 +54,17 @@ def run_missing(chosen: list[Planned], load: Callable[[DataConfig], Dataset], *,
 
 
 def _prepare(p: Planned, data: Dataset) -> bool:
-    # True if there is a checkpoint to resume from; a run that was killed before its first one starts again.
+    # True if there is a checkpoint to resume from. Runs of bitplane 0.1 had none before their first epoch: they start again.
     if not (p.folder / "config.json").exists():
         return False
-    sample = data.train.images
-    wanted = to_options(with_data(p.config, len(data.classes), sample.shape[1], data.zero_point, data.pixel_scale))
+    wanted = to_options(with_data(p.config, data))
     for key, value in to_options(read_config(p.folder)).items():
         if wanted[key] != value and key not in WITHOUT_EFFECT:
             raise CheckpointError(
                 f"{p.folder}: was trained with {key} {value}, the description now asks for {wanted[key]}; remove the folder or"
                 " choose another output"
             )
-    if list((p.folder / "checkpoints").glob("epoch-*")):
+    if checkpoints(p.folder):
         return True
     shutil.rmtree(p.folder)
     return False

@@ -1,0 +1,173 @@
+"""What a run is made of, put together from its configuration: accelerator, network, batches, loss and optimizer."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+from torch import nn
+
+from bitplane.train.activations import start_steps
+from bitplane.train.checkpoint import load_final, load_weights
+from bitplane.train.config import OptimizerConfig, TrainConfig
+from bitplane.train.data.augment import BatchLoader, Share
+from bitplane.train.data.dataset import Dataset
+from bitplane.train.distributed import synchronize_batch_norm
+from bitplane.train.errors import ConfigError
+from bitplane.train.latents import Target
+from bitplane.train.losses import Loss
+from bitplane.train.methods import METHODS, Point, method_of, scale_fit
+from bitplane.train.models import ResNet, build_model
+from bitplane.train.optimizer import ProxOptimizer
+from bitplane.train.schedules import Sharpness
+
+LEARNED_BITS = (8, 4, 2)
+"""Bits of activations whose step is learned, and which may become fewer while training."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """The parts of a run in one process.
+
+    Attributes:
+        config: the run, with what its data determine.
+        run: its folder.
+        data: the images.
+        accelerator: devices, processes, precision and trackers.
+        model: the network on its device; its parameters are the rule's gradient point between steps.
+        loader: batches of the training images.
+        loss: of a batch.
+        optimizer: moves the parameters, and the learned scales.
+    """
+
+    config: TrainConfig
+    run: Path
+    data: Dataset
+    accelerator: Accelerator
+    model: ResNet
+    loader: BatchLoader
+    loss: Loss
+    optimizer: ProxOptimizer
+
+    @property
+    def steps(self) -> int:
+        """Gradient steps of the whole run."""
+        return self.config.epochs * len(self.loader)
+
+    def bits(self, step: int) -> int:
+        """Bits of the learned activation steps at a gradient step; 0 where there are none."""
+        return _bits(self.config, self.steps, step)
+
+
+def set_up(config: TrainConfig, run: Path, data: Dataset, init: Path | None, *, resume: bool) -> Session:
+    """Put the parts of a run together.
+
+    Args:
+        config: the run, with what its data determine.
+        run: its folder.
+        data: the images.
+        init: finished run, or safetensors file, whose weights to start from; None: random ones.
+        resume: leave weights and activation steps as a checkpoint will find them: neither `init` nor images are looked at.
+
+    Raises:
+        CheckpointError, ConfigError: weights of another network, a tracker that is not installed, a batch that cannot be cut,
+            or options that do not go together.
+    """
+    accelerator = _accelerator(config, run)
+    bits, earlier = config.model.activations, config.recipe.earlier_bits
+    if earlier and bits not in LEARNED_BITS:
+        raise ConfigError(f"`earlier_bits` (={earlier}) needs activations of 2, 4 or 8 bits, not {bits}")
+    device, world = accelerator.device, accelerator.num_processes
+    torch.backends.cudnn.benchmark = device.type == "cuda"  # batches are of one shape
+    torch.manual_seed(config.seed)
+    model = build_model(config.model)
+    if init is not None and not resume:
+        load_weights(model, init if init.suffix == ".safetensors" else init / "final" / "model.safetensors", lenient=True)
+        for layer in model.low_bit_layers().values():
+            layer.fit_scale()
+    if world > 1:
+        synchronize_batch_norm(model, device)
+    model = model.to(memory_format=torch.channels_last).to(device)  # pyright: ignore[reportCallIssue]
+    share = Share(accelerator.process_index, world, config.accumulate)
+    loader = BatchLoader(data, config.batch_size, device, config.seed, share)
+    loss = Loss(config.recipe, _teacher(config, accelerator))
+    steps = config.epochs * len(loader)
+    if not resume:
+        start_steps(model, loader.whole_batch(0, 0), _bits(config, steps, 0) or None)
+    optimizer = make_optimizer(model, config, steps)
+    return Session(config, run, data, accelerator, model, loader, loss, optimizer)
+
+
+def make_optimizer(model: ResNet, config: TrainConfig, steps: int) -> ProxOptimizer:
+    """The optimizer of a run.
+
+    Args:
+        model: the network, on its device; the learned scales of its low-bit layers are optimized too.
+        config: the run.
+        steps: gradient steps of the whole run, over which the sharpness grows.
+
+    Raises:
+        ConfigError: method, weights and scales do not go together.
+    """
+    o, method = config.optimizer, method_of(config.optimizer, config.model)
+    fit = scale_fit(o, config.model)
+    layers = model.low_bit_layers().values()
+    targets = [Target(m.weight, m.levels, m.level_scale, m.scale_option, fit) for m in layers]
+    decay = [p for p in model.parameters() if p.dim() > 1]
+    rest = [p for p in model.parameters() if p.dim() <= 1] + [t.scale for t in targets if t.learned]
+    base = _base_optimizer(o, decay, rest)
+    first = method.first if o.rho_0 is None else o.rho_0
+    hard_from = max(1, round(o.soft * steps))
+    schedule = Sharpness(method.form, first, method.last, steps / max(o.growth, 1e-9), hard_from)
+    clamp = o.clamp if config.model.scale != "none" else 1.0
+    average = round(o.average_from * steps) if o.average_from < 1 else None
+    return ProxOptimizer(base, targets, method, schedule, clamp=clamp, average_from=average, seed=config.seed)
+
+
+def reestimated_batches(config: TrainConfig) -> int:
+    """Training batches from which BatchNorm's statistics are re-estimated for the final weights; 0 keeps the running ones."""
+    # Where training ran at other weights than the final ones, the running statistics do not belong to them.
+    elsewhere = METHODS[config.optimizer.method].rule.gradient_at is Point.LATENT or config.optimizer.average_from < 1
+    low_bit = config.model.weights != "float"
+    return config.recipe.reestimate or (50 if elsewhere and low_bit else 0)
+
+
+def _bits(config: TrainConfig, steps: int, step: int) -> int:
+    earlier, last = config.recipe.earlier_bits, config.model.activations
+    if last not in LEARNED_BITS:
+        return 0
+    return next((b for i, b in enumerate(earlier) if step < steps * (i + 1) / len(earlier) / 2), last)
+
+
+def _base_optimizer(options: OptimizerConfig, decay: list[nn.Parameter], rest: list[torch.Tensor]) -> torch.optim.Optimizer:
+    groups = [{"params": decay, "weight_decay": options.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    fused = decay[0].device.type == "cuda"  # one launch instead of a handful
+    if options.base == "adam":
+        return torch.optim.Adam(groups, lr=options.lr, fused=fused)
+    return torch.optim.SGD(groups, lr=options.lr, momentum=options.momentum, nesterov=options.momentum > 0, fused=fused)
+
+
+def _accelerator(config: TrainConfig, run: Path) -> Accelerator:
+    known = [str(t) for t in LOGGER_TYPE_TO_CLASS]
+    if config.tracker not in ("none", *known):
+        raise ConfigError(f"`tracker` (={config.tracker}) must be none or one of {', '.join(known)}")
+    if config.tracker != "none" and config.tracker not in [str(getattr(t, "value", t)) for t in get_available_trackers()]:
+        raise ConfigError(f"`tracker` (={config.tracker}) is not installed: pip install {config.tracker}")
+    return Accelerator(
+        mixed_precision=config.mixed_precision,
+        gradient_accumulation_steps=config.accumulate,
+        log_with=None if config.tracker == "none" else config.tracker,
+        project_dir=run,
+    )
+
+
+def _teacher(config: TrainConfig, accelerator: Accelerator) -> nn.Module | None:
+    if not config.recipe.teacher:
+        return None
+    model, _, _ = load_final(Path(config.recipe.teacher))
+    classes = model.config.classes
+    if classes != config.model.classes:
+        raise ConfigError(f"`teacher` (={config.recipe.teacher}) knows {classes} classes, the data have {config.model.classes}")
+    model = model.requires_grad_(False).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return accelerator.prepare_model(model, evaluation_mode=True)
