@@ -50,7 +50,7 @@ def measure_training(
     def build(
         method: str, *, compiled: bool = False, bfloat16: bool = False, graphed: bool = False
     ) -> tuple[Callable[[], None], Callable[[], None]]:
-        weights = "float" if method == "plain" else METHODS[method].levels[-1]
+        weights = "float" if method == "plain" else (METHODS[method].levels or ("quaternary",))[-1]
         scale = "two-sided" if method == "ttq" else "channel"
         config = TrainConfig(
             ModelConfig(model=model, weights=weights, activations=32, scale=scale),  # type: ignore[arg-type]

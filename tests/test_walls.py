@@ -210,7 +210,7 @@ def test_a_fresh_import_loads_only_what_it_needs(module, unwanted):
     assert loaded.isdisjoint(unwanted)
     # The options of a run are its dataclasses: nothing else of training is loaded for them.
     assert {m for m in loaded if m.startswith("bitplane.train.")} <= {
-        f"bitplane.train.{m}" for m in ("config", "errors", "validation")
+        f"bitplane.train.{m}" for m in ("config", "errors", "tables", "validation")
     }
 
 

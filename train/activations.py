@@ -1,12 +1,14 @@
 """Activation quantizers: learned step for 2, 4 and 8 bits (LSQ), sign for 1 bit, identity for 32."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bitplane.train.layers import batch_norm_statistics
+from bitplane.train.tables import Table
 
 
 def _fresh(result: Tensor) -> Tensor:
@@ -181,19 +183,34 @@ class FloatActivation(nn.Identity):
     bits = 32
 
 
-ACTIVATION_BITS = (32, 8, 4, 2, 1)
+MakeQuantizer = Callable[[int], nn.Module]
+"""From the number of channels of a feature map to the module that quantizes it; 0 for no value of its own for each channel."""
+
+ACTIVATION_QUANTIZERS: Table[int | str, MakeQuantizer] = Table(
+    "activations",
+    {
+        32: lambda channels: FloatActivation(),
+        8: lambda channels: LearnedStep(8),
+        4: lambda channels: LearnedStep(4),
+        2: lambda channels: LearnedStep(2),
+        1: Sign,
+    },
+)
+"""Quantizers by the number of bits, or the name, that `activations` takes."""
 
 
-def activation_quantizer(bits: int, channels: int = 0) -> nn.Module:
-    """The quantizer of `bits`-bit activations; `bits` is one of `ACTIVATION_BITS`.
+def register_activation(name: int | str, make: MakeQuantizer) -> None:
+    """Let `activations` name a quantizer of your own, in every process that calls this first.
 
     Args:
-        bits: how many.
-        channels: of 1-bit activations, see `Sign`.
+        name: a new number of bits, or a name.
+        make: makes the quantizer of a feature map: a module [N, C, H, W] to the same shape. Export reads only `LearnedStep`,
+            `Sign` and float activations.
+
+    Raises:
+        ConfigError: the name cannot be used or is taken.
     """
-    if bits == 32:
-        return FloatActivation()
-    return Sign(channels) if bits == 1 else LearnedStep(bits)
+    ACTIVATION_QUANTIZERS.register(name, make)
 
 
 @torch.no_grad()

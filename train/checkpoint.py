@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bitplane.train.config import DataConfig, ModelConfig, OptimizerConfig, RecipeConfig, TrainConfig
-from bitplane.train.errors import CheckpointError
+from bitplane.train.errors import CheckpointError, ConfigError
 from bitplane.train.models import ResNet, build_model
 
 
@@ -143,7 +143,7 @@ def read_config(run: Path) -> TrainConfig:
     path = run / "config.json"
     try:
         return TrainConfig(**{k: _config_value(k, v) for k, v in dict(read_json(path)).items()})
-    except (TypeError, ValueError) as e:
+    except (TypeError, ValueError, ConfigError) as e:
         raise CheckpointError(f"{path}: not the configuration of a run of this version of bitplane ({e})") from e
 
 

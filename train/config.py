@@ -7,9 +7,10 @@ form of the command line and of experiment descriptions. Needs no torch.
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from bitplane.train.errors import ConfigError
+from bitplane.train.tables import names_of
 from bitplane.train.validation import check_fields
 
 MethodName = Literal[
@@ -62,9 +63,9 @@ class ModelConfig:
 
     Attributes:
         model: resnet20, 32, 44, 56, 110 (32x32 images) or resnet18, 34, 50.
-        weights: level set of the convolutions between stem and classifier, or "float".
+        weights: level set of the convolutions between stem and classifier, or "float"; see `register_level_set` for others.
         layer_weights: other level sets for some of them, "pattern=levels" (layer3.*=binary), the last match counts.
-        activations: bits of the activations those convolutions read; 32 is float.
+        activations: bits of the activations those convolutions read; 32 is float; see `register_activation` for others.
         one_bit: form of the blocks of 1-bit activations, see `bitplane.train.models.resnet`.
         shortcut: "A" (subsample and pad) or "B" (1x1 convolution); "default" takes the architecture's own.
         stem: weights of the first convolution: "float", or "int8", rounded in every forward pass as export rounds them.
@@ -94,9 +95,10 @@ class ModelConfig:
         check_fields(self, classes=many, channels=many, zero_point=(0, 255), pixel_scale=(1e-6, math.inf))
         if self.model not in ARCHITECTURES:
             raise ConfigError(f"model '{self.model}' is unknown; choose one of {', '.join(ARCHITECTURES)}")
+        sets = [str(s) for s in dict.fromkeys((*get_args(Weights), *names_of("weights"))) if s != "float"]
         for entry in self.layer_weights:
-            if entry.partition("=")[2] not in ("binary", "ternary", "quaternary"):
-                raise ConfigError(f"`layer_weights` (={entry}) must read PATTERN=binary, ternary or quaternary")
+            if entry.partition("=")[2] not in sets:
+                raise ConfigError(f"`layer_weights` (={entry}) must read PATTERN=LEVELS, of {', '.join(sets)}")
         if self.one_bit != "bi-real" and self.activations != 1:
             raise ConfigError(
                 f"`one_bit` (={self.one_bit}) is a form of 1-bit `activations`, which are {self.activations} here"
@@ -134,7 +136,7 @@ class OptimizerConfig:
     """How weights move; a value that cannot be used raises ConfigError.
 
     Attributes:
-        method: a row of `bitplane.train.methods`.
+        method: a row of `bitplane.train.methods`; see `register_method` for others.
         base: wrapped optimizer.
         lr: peak learning rate.
         momentum: of SGD (Nesterov).

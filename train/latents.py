@@ -11,16 +11,13 @@ memory layout of the parameters. Owner: `ProxOptimizer`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from bitplane.format.levels import LevelSet
 from bitplane.train.config import ScaleOption
-from bitplane.train.quantizers.scale import mean_above, nearest_scale, ternary_threshold
-
-ScaleFit = Literal["fixed", "least-squares", "learned", "twn", "ttq"]
+from bitplane.train.quantizers.scale import ScaleFit, mean_above, nearest_scale, ternary_threshold
 
 
 @dataclass(frozen=True)

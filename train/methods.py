@@ -1,7 +1,7 @@
 """The methods by name: each is an update rule, a quantizer, the schedule of its sharpness, and how scales are found.
 
 The rows of Table 1 of Dockhorn et al. (NeurIPS 2021) and their successors; the optimizer (`bitplane.train.optimizer`) takes any
-combination, so a new method is a new row:
+combination, so a new method is a new row (`register_method`):
 
     name             rule  quantizer               sharpness                    scale
     bc               pc    projector               hard                         -              BinaryConnect
@@ -35,11 +35,11 @@ from torch import Generator, Tensor
 from bitplane.format.levels import LevelSet
 from bitplane.train.config import ModelConfig, OptimizerConfig
 from bitplane.train.errors import ConfigError
-from bitplane.train.latents import ScaleFit
 from bitplane.train.quantizers import random, smooth
 from bitplane.train.quantizers.piecewise_linear import binary_relax, parq, projector, proxconnect
-from bitplane.train.quantizers.scale import Fit
+from bitplane.train.quantizers.scale import ScaleFit
 from bitplane.train.schedules import Form
+from bitplane.train.tables import Table
 
 Quantizer = Callable[[Tensor, LevelSet, float], Tensor]
 RandomQuantizer = Callable[[Tensor, LevelSet, float, Generator], Tensor]
@@ -79,7 +79,7 @@ class Method:
         random: the quantizer also takes a generator.
         backward: non-negative factor of the gradient as a function of the same arguments.
         fit: how scales are found, if the method has its own way.
-        levels: level sets that the method is defined for.
+        levels: the only level sets that the method is defined for; empty for any.
         clamped: latents are kept near [q_1, q_b].
     """
 
@@ -90,8 +90,8 @@ class Method:
     last: float = math.inf
     random: bool = False
     backward: Quantizer | None = None
-    fit: Fit | None = None
-    levels: tuple[str, ...] = ("binary", "ternary", "quaternary")
+    fit: ScaleFit | None = None
+    levels: tuple[str, ...] = ()
     clamped: bool = True
 
 
@@ -99,25 +99,42 @@ def _hard(unit: Tensor, levels: LevelSet, sharpness: float) -> Tensor:
     return projector(unit, levels)
 
 
-METHODS: dict[str, Method] = {
-    "bc": Method(PC, _hard, "hard"),
-    "bc-stochastic": Method(PC, random.stochastic, "constant", random=True),
-    "pc": Method(PC, proxconnect, "linear", 0.01),
-    "pq": Method(PQ, proxconnect, "linear", 1e-6),
-    "rpc": Method(RPC, proxconnect, "linear", 1e-6),
-    "ptq": Method(PTQ, _hard, "hard"),
-    "binary-relax": Method(PC, binary_relax, "geometric", 1.0, 24.0, fit="least-squares"),
-    "bwn": Method(PC, _hard, "hard", fit="least-squares", levels=("binary",)),
-    "twn": Method(PC, _hard, "hard", fit="twn", levels=("ternary",)),
-    "ttq": Method(PC, _hard, "hard", fit="ttq", levels=("ternary",)),
-    "mirror-tanh": Method(PC, smooth.tanh, "geometric", 1.0, 50.0, clamped=False),
-    "bnn": Method(PC, _hard, "hard", backward=smooth.clip_backward),
-    "bnn+": Method(PC, _hard, "geometric", 1.0, 10.0, backward=smooth.sign_swish_backward),
-    "bnn++": Method(PC, smooth.sign_swish, "geometric", 1.0, 10.0, backward=smooth.sign_swish_backward),
-    "parq": Method(PC, parq, "sigmoid", 1.0, 10.0, fit="least-squares"),
-    "pc-random": Method(PC, random.chosen, "share", random=True),
-    "pc-averaged": Method(PC, random.averaged, "share"),
-}
+METHODS: Table[str, Method] = Table(
+    "method",
+    {
+        "bc": Method(PC, _hard, "hard"),
+        "bc-stochastic": Method(PC, random.stochastic, "constant", random=True),
+        "pc": Method(PC, proxconnect, "linear", 0.01),
+        "pq": Method(PQ, proxconnect, "linear", 1e-6),
+        "rpc": Method(RPC, proxconnect, "linear", 1e-6),
+        "ptq": Method(PTQ, _hard, "hard"),
+        "binary-relax": Method(PC, binary_relax, "geometric", 1.0, 24.0, fit="least-squares"),
+        "bwn": Method(PC, _hard, "hard", fit="least-squares", levels=("binary",)),
+        "twn": Method(PC, _hard, "hard", fit="twn", levels=("ternary",)),
+        "ttq": Method(PC, _hard, "hard", fit="ttq", levels=("ternary",)),
+        "mirror-tanh": Method(PC, smooth.tanh, "geometric", 1.0, 50.0, clamped=False),
+        "bnn": Method(PC, _hard, "hard", backward=smooth.clip_backward),
+        "bnn+": Method(PC, _hard, "geometric", 1.0, 10.0, backward=smooth.sign_swish_backward),
+        "bnn++": Method(PC, smooth.sign_swish, "geometric", 1.0, 10.0, backward=smooth.sign_swish_backward),
+        "parq": Method(PC, parq, "sigmoid", 1.0, 10.0, fit="least-squares"),
+        "pc-random": Method(PC, random.chosen, "share", random=True),
+        "pc-averaged": Method(PC, random.averaged, "share"),
+    },
+)
+"""Every method by the name that `method` takes."""
+
+
+def register_method(name: str, method: Method) -> None:
+    """Let `method` name a row of your own, in every process that calls this first, also before a run is resumed.
+
+    Args:
+        name: a new one.
+        method: the row.
+
+    Raises:
+        ConfigError: the name cannot be used or is taken.
+    """
+    METHODS.register(name, method)
 
 
 def method_of(optimizer: OptimizerConfig, model: ModelConfig) -> Method:
@@ -128,7 +145,7 @@ def method_of(optimizer: OptimizerConfig, model: ModelConfig) -> Method:
     """
     name, method = optimizer.method, METHODS[optimizer.method]
     sets = {model.weights, *(e.partition("=")[2] for e in model.layer_weights)} - {"float"}
-    if not sets <= set(method.levels):
+    if method.levels and not sets <= set(method.levels):
         raise ConfigError(f"`method` (={name}) is defined for {' and '.join(method.levels)} weights, not {min(sets)}")
     if method.fit == "ttq" and sets and model.scale != "two-sided":
         raise ConfigError(f"`method` (={name}) learns both levels of a layer: it needs `scale` two-sided, not {model.scale}")

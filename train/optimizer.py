@@ -27,6 +27,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from bitplane.format.levels import LevelSet
 from bitplane.train.errors import TrainingError
 from bitplane.train.latents import LatentGroup, Target
 from bitplane.train.methods import Method, Point, Quantizer, RandomQuantizer
@@ -75,9 +76,9 @@ class ProxOptimizer(torch.optim.Optimizer):
         self.defaults = base.defaults
         closure = inspect.signature(base.step).parameters.get("closure")
         self._needs_closure = closure is not None and closure.default is inspect.Parameter.empty
-        by_levels: dict[str, list[Target]] = {}
+        by_levels: dict[LevelSet, list[Target]] = {}
         for t in self.targets:
-            by_levels.setdefault(t.levels.name, []).append(t)
+            by_levels.setdefault(t.levels, []).append(t)
         averaged = average_from is not None
         with torch.no_grad():
             self.groups = [LatentGroup(g, clamp if method.clamped else math.inf, averaged) for g in by_levels.values()]

@@ -1,4 +1,4 @@
-"""The check of a configuration's fields: types and choices from their annotations, ranges given."""
+"""The check of a configuration's fields: types and choices from their annotations and open tables, ranges given."""
 
 import math
 from dataclasses import fields
@@ -6,6 +6,7 @@ from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from bitplane.train.errors import ConfigError
+from bitplane.train.tables import names_of
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -32,8 +33,9 @@ def check_fields(config: "DataclassInstance", **ranges: tuple[float, float]) -> 
             if not (isinstance(value, tuple) and all(_is(v, get_args(hint)[0]) for v in value)):
                 raise ConfigError(f"`{name}` (={value!r}) must be a list of {get_args(hint)[0].__name__}")
         elif get_origin(hint) is Literal:
-            if not any(value == c and type(value) is type(c) for c in get_args(hint)):
-                raise ConfigError(f"`{name}` (={value!r}) must be one of {', '.join(map(str, get_args(hint)))}")
+            choices = dict.fromkeys((*get_args(hint), *names_of(name)))
+            if not any(value == c and type(value) is type(c) for c in choices):
+                raise ConfigError(f"`{name}` (={value!r}) must be one of {', '.join(map(str, choices))}")
         elif not _is(value, hint):
             raise ConfigError(f"`{name}` (={value!r}) must be of type {hint.__name__}")
         elif name in ranges and not ranges[name][0] <= value <= ranges[name][1]:

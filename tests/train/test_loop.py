@@ -266,7 +266,7 @@ def test_the_same_seed_gives_the_same_network_and_another_seed_another(config, t
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_method_leaves_levels_times_scales(config, tmp_path, method):
-    options = {"method": method, "weights": METHODS[method].levels[0], "epochs": 1}
+    options = {"method": method, "weights": (METHODS[method].levels or ("binary",))[0], "epochs": 1}
     scale = {"scale": "two-sided"} if METHODS[method].fit == "ttq" else {}
     result = train(from_options({**options, **scale}, config), tmp_path / "run", progress=False)
     assert 0 <= result["test_top1"] <= 1

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bitplane.format.levels import LEVEL_SETS
-from bitplane.train.activations import PRelu, activation_quantizer
+from bitplane.train.activations import ACTIVATION_QUANTIZERS, PRelu
 from bitplane.train.config import ARCHITECTURES, ModelConfig
 from bitplane.train.errors import ConfigError
 from bitplane.train.layers import LowBitConv2d, PadShortcut, PixelConv2d, PixelInput
+from bitplane.train.level_sets import WEIGHT_LEVELS
 
 
 class BasicBlock(nn.Module):
@@ -59,7 +59,7 @@ class BasicBlock(nn.Module):
         """Let the block hand on its (rectified) input until training changes it: the last BatchNorm of each sum starts at 0."""
         for norm in (self.bn1, self.bn2) if self.bi_real else (self.bn2,):
             nn.init.zeros_(norm.weight)
-        _straighten(self.act1, self.act2)
+        _set_slopes_to_one(self.act1, self.act2)
 
 
 class Bottleneck(nn.Module):
@@ -95,7 +95,7 @@ class Bottleneck(nn.Module):
     def start_as_identity(self) -> None:
         """Let the block hand on its (rectified) input until training changes it: its last BatchNorm starts at 0."""
         nn.init.zeros_(self.bn3.weight)
-        _straighten(self.act3)
+        _set_slopes_to_one(self.act3)
 
     def _rectify(self, x: Tensor, one_bit: nn.Module) -> Tensor:
         return one_bit(x) if self.bi_real else torch.relu(x)
@@ -165,21 +165,22 @@ def _conv(in_channels: int, out_channels: int, kernel: int, stride: int, config:
     if config.weights == "float":
         return nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
     pad_value = -1.0 if config.activations == 1 else 0.0
-    levels = LEVEL_SETS[config.weights]
+    levels = WEIGHT_LEVELS[config.weights]
     return LowBitConv2d(
         in_channels, out_channels, kernel, stride, kernel // 2, levels=levels, scale=config.scale, pad_value=pad_value
     )
 
 
 def _quantizer(channels: int, config: ModelConfig) -> nn.Module:
-    return activation_quantizer(config.activations, channels if config.one_bit in ("threshold", "reactnet") else 0)
+    no_thresholds = config.activations == 1 and config.one_bit not in ("threshold", "reactnet")
+    return ACTIVATION_QUANTIZERS[config.activations](0 if no_thresholds else channels)
 
 
 def _one_bit_activation(channels: int, config: ModelConfig) -> nn.Module:
     return PRelu(channels) if config.activations == 1 and config.one_bit in ("prelu", "reactnet") else nn.Identity()
 
 
-def _straighten(*activations: nn.Module) -> None:
+def _set_slopes_to_one(*activations: nn.Module) -> None:
     for m in activations:
         if isinstance(m, PRelu):
             nn.init.ones_(m.weight)
@@ -206,4 +207,4 @@ def _choose_levels(layers: dict[str, LowBitConv2d], entries: tuple[str, ...]) ->
         if not found:
             raise ConfigError(f"`layer_weights` (={entry}) matches none of {', '.join(layers)}")
         for layer in found:
-            layer.levels = LEVEL_SETS[name]
+            layer.levels = WEIGHT_LEVELS[name]

@@ -8,7 +8,8 @@ from torch import Tensor
 from bitplane.format.levels import LevelSet
 from bitplane.train.quantizers.piecewise_linear import projector
 
-Fit = Literal["least-squares", "twn", "ttq"]
+ScaleFit = Literal["fixed", "least-squares", "learned", "twn", "ttq"]
+"""How the factor of a level set moves while training, see `bitplane.train.latents.Target`."""
 
 
 def nearest_scale(weight: Tensor, levels: LevelSet, per_channel: bool, rounds: int = 6) -> Tensor:
