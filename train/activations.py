@@ -12,7 +12,7 @@ from bitplane.train.tables import Table
 
 
 def _fresh(result: Tensor) -> Tensor:
-    # torch.compile of torch 2.11 gives an output that an in-place operation has made no gradient, without a word.
+    # torch.compile (2.11) silently drops the gradient of an output that an in-place operation has made.
     return result.detach()
 
 
@@ -78,16 +78,17 @@ _ONE = {
 
 
 def _signs(x: Tensor) -> Tensor:
-    """+1 where x >= 0, else -1, by its sign bit: compares of bfloat16 give a torch.bool one by one on a CPU."""
+    """+1 where x >= 0, else -1, by its sign bit: torch compares bfloat16 in a scalar loop on a CPU."""
     integer, one = _ONE[x.dtype]
     lowest = torch.iinfo(integer).min
     return (x + 0).view(integer).bitwise_and_(lowest).bitwise_or_(one).view(x.dtype)  # -0 + 0 is +0
 
 
-def _in_rows(x: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """A feature [N, C, H, W] and a value a channel [C] in the feature's type, in shapes that broadcast fast.
+def _as_rows(x: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """A feature map [N, C, H, W] and one value a channel [C], in the map's dtype and in shapes that broadcast fast.
 
-    Channels-last, [N H, W C] and [W C]: with [C, 1, 1] a CPU would go through the few channels of one pixel at a time.
+    A channels-last map becomes [N H, W C] and the values [W C]: with [C, 1, 1] a CPU would loop over the few channels of one
+    pixel at a time.
     """
     values = values.to(x.dtype)
     if x.dim() != 4 or not x.is_contiguous(memory_format=torch.channels_last):
@@ -96,8 +97,8 @@ def _in_rows(x: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     return x.permute(0, 2, 3, 1).reshape(n * h, w * c), values.repeat(w)
 
 
-def _like(rows: Tensor, x: Tensor) -> Tensor:
-    """What `_in_rows` made rows of, as it was."""
+def _from_rows(rows: Tensor, x: Tensor) -> Tensor:
+    """The inverse of `_as_rows`: rows in the shape of the feature map `x` again."""
     if rows.dim() == x.dim():
         return rows
     n, c, h, w = x.shape
@@ -113,8 +114,8 @@ class _Sign(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, threshold: Tensor | None) -> Tensor:
         if threshold is not None:
-            rows, values = _in_rows(x, threshold)
-            x = _like(rows - values, x)
+            rows, values = _as_rows(x, threshold)
+            x = _from_rows(rows - values, x)
         ctx.save_for_backward(x)
         ctx.learned = threshold is not None
         return _fresh(_signs(x))
@@ -137,16 +138,16 @@ class _PRelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, slope: Tensor) -> Tensor:
         ctx.save_for_backward(x, slope)
-        rows, slopes = _in_rows(x, slope)
-        return _like(torch.addcmul(rows.relu(), rows.clamp(max=0), slopes), x)
+        rows, slopes = _as_rows(x, slope)
+        return _from_rows(torch.addcmul(rows.relu(), rows.clamp(max=0), slopes), x)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor]:
         (grad,), (x, slope) = grad_outputs, ctx.saved_tensors
         positive = torch.ops.aten.threshold_backward(grad, x, 0)
         negative = grad - positive
-        rows, slopes = _in_rows(negative, slope)
-        return positive + _like(rows * slopes, negative), _over_pixels(negative * x)
+        rows, slopes = _as_rows(negative, slope)
+        return positive + _from_rows(rows * slopes, negative), _over_pixels(negative * x)
 
 
 class PRelu(nn.PReLU):

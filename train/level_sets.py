@@ -11,8 +11,8 @@ def register_level_set(levels: LevelSet) -> None:
     """Let `weights` and `layer_weights` name a level set of your own, in every process that calls this first.
 
     Args:
-        levels: the set, under its own name. Any symmetric set can be trained; the packed format holds only its own three, so
-            export refuses the others.
+        levels: the set, under its own name. Any symmetric set can be trained. The packed format has planes for its own three
+            only: layers of another set are exported as ordinary convolutions.
 
     Raises:
         ConfigError: the name is taken.

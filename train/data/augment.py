@@ -1,4 +1,4 @@
-"""Training batches: shuffled, cut into slices for processes and accumulation, cropped and mirrored, all on one device."""
+"""Training batches on one device: shuffled, cut into slices for processes and accumulation, cropped and mirrored."""
 
 import itertools
 from collections.abc import Iterator
@@ -11,7 +11,8 @@ from torch.nn import functional
 from bitplane.train.data.dataset import Dataset
 from bitplane.train.errors import ConfigError
 
-AT_ONCE = 16  # slices of batches that are made in one go: a device is told what to do as rarely as that
+AT_ONCE = 16
+"""Slices of batches that are made together: fewer and larger kernels on a GPU (docs/decisions/0010)."""
 
 
 @dataclass(frozen=True)
