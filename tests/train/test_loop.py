@@ -1,6 +1,5 @@
 """Runs on 32 pictures: what is written, resumed, refused, and shared by processes."""
 
-import io
 import json
 import os
 import subprocess
@@ -24,7 +23,6 @@ from bitplane.train.loop import train
 from bitplane.train.losses import Loss
 from bitplane.train.methods import METHODS
 from bitplane.train.optimizer import ProxOptimizer
-from bitplane.train.run_folder import append_to_log
 
 SMALL = {"epochs": 3, "batch_size": 8, "activations": 4, "lr": 0.02, "eval_every": 10}
 
@@ -188,23 +186,6 @@ def test_a_full_disk_at_the_log_is_one_line_and_the_run_can_go_on(config, tmp_pa
     (run / "log.jsonl").unlink()
     train(config, run, resume=True, progress=False)
     assert [json.loads(line)["epoch"] for line in (run / "log.jsonl").read_text().splitlines()] == [1, 2, 3]
-
-
-def test_half_a_line_does_not_stay_in_the_log(tmp_path, monkeypatch):
-    append_to_log(tmp_path, {"epoch": 1})
-    before = (tmp_path / "log.jsonl").read_bytes()
-
-    class Full(io.TextIOWrapper):
-        def write(self, text):
-            super().write(text[:5])
-            self.flush()
-            raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", lambda self, mode: Full(io.FileIO(self, mode)))
-        with pytest.raises(CheckpointError, match="No space left"):
-            append_to_log(tmp_path, {"epoch": 2})
-    assert (tmp_path / "log.jsonl").read_bytes() == before
 
 
 @pytest.mark.parametrize("broken", ["save_file", "_sync"])
