@@ -8,7 +8,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from bitplane.benchmarks.peers.ort import session as ort_session
+from bitplane.benchmarks.peers.onnxruntime import session as ort_session
 from bitplane.format import names as fmt
 from bitplane.runtime import InferenceSession
 

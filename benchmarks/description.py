@@ -7,12 +7,12 @@ threads = [1, 2]
 rounds = 20
 seconds = 0.05                              # of a turn
 starts = 3                                  # cold starts
-batch = 32                                  # offline
+batch_size = 32                             # offline: images of a call
 [[group]]
 name = "ResNet-20 on CIFAR-10"
 data = "cifar10"                            # accuracy and calibration; without it, latency only, on random images
 float = "../examples/float.onnx"            # the float32 network: what other engines run, as it is and in int8
-packed = ["../examples/*-ternary2.onnx"]    # packed files; patterns relative to the description
+packed = ["../examples/*-ternary2.onnx"]    # packed files; paths and patterns are relative to the description
 shared = ["../examples/*-ternary2.onnx"]    # those of them that other engines run too
 engines = ["onnxruntime float32"]           # default: all of `bitplane.benchmarks.peers`
 [[group]]
@@ -32,36 +32,38 @@ layers = ["binary/1 64x56", "ternary/2 128x28"]     # 3x3 convolutions by themse
 
 import re
 import tomllib
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
 from bitplane.benchmarks.errors import StudyError
-from bitplane.benchmarks.machine import processors
-from bitplane.benchmarks.peers import ENGINES, LAYER_ENGINES
+from bitplane.benchmarks.measuring.machine import processors
+from bitplane.benchmarks.peers import LAYER_PEERS, PEERS
+
+Positive = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 
 LOW_BIT = re.compile(r"(binary|ternary|quaternary)/(1|2|4|8)")
 LAYER = re.compile(r"(binary|ternary|quaternary)/(1|2|4) (\d+)x(\d+)")
 
 
-@dataclass(frozen=True)
-class Measure:
+class Measure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long to measure.
 
     Attributes:
         threads: thread counts; empty: one and all.
-        rounds: turns of each contestant.
+        rounds: turns of each network in each engine.
         seconds: of a turn.
-        starts: cold starts of each contestant.
-        batch: images of an offline call.
+        starts: cold starts of each.
+        batch_size: images of an offline call.
     """
 
-    threads: list[int] = field(default_factory=list)
-    rounds: int = 20
-    seconds: float = 0.05
-    starts: int = 3
-    batch: int = 32
+    threads: list[Positive] = []
+    rounds: Positive = 20
+    seconds: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 0.05
+    starts: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 3
+    batch_size: Positive = 32
 
     def counts(self) -> list[int]:
         """The thread counts of this machine."""
@@ -90,7 +92,7 @@ class GroupPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def table(self) -> dict[str, object]:
         """The engines of this kind of group."""
-        return dict(LAYER_ENGINES if self.layers else ENGINES)
+        return dict(LAYER_PEERS if self.layers else PEERS)
 
     def base(self) -> str:
         """Engine that others are compared with; layers are compared by their multiply-adds a second."""
@@ -104,6 +106,10 @@ class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     group: list[GroupPlan]
     about: str = ""
     measure: Measure = Measure()
+
+    def with_rounds(self, rounds: int) -> "Description":
+        """The same with another number of rounds."""
+        return msgspec.structs.replace(self, measure=msgspec.structs.replace(self.measure, rounds=rounds))
 
 
 def read_description(path: Path) -> Description:
@@ -144,16 +150,26 @@ def check_group(g: GroupPlan, path: str) -> None:
                 raise StudyError(f"{where}: '{entry}' is not of the form {'LEVELS/BITS' + ' CxS' * (form is LAYER)}")
 
 
-def files(folder: Path, patterns: list[str], where: str) -> list[Path]:
-    """The files that patterns name, relative to a description's folder, each once, in the patterns' order.
+def find_files(folder: Path, patterns: list[str], where: str) -> list[Path]:
+    """The files that paths or patterns name, relative to a description's folder or absolute, each once, in the patterns' order.
 
     Raises:
         StudyError: a pattern matches nothing.
     """
     found: dict[Path, None] = {}
     for pattern in patterns:
-        matched = sorted(folder.glob(pattern)) if not Path(pattern).is_absolute() else [Path(pattern)]
+        whole = folder / pattern
+        try:
+            matched = [whole] if whole.is_file() else sorted(_glob(folder, Path(pattern)))
+        except (OSError, ValueError, NotImplementedError) as e:
+            raise StudyError(f"{where}: '{pattern}' is no pattern of files ({e})") from e
         if not any(p.is_file() for p in matched):
             raise StudyError(f"{where}: no file matches '{pattern}'")
         found |= dict.fromkeys(p for p in matched if p.is_file())
     return list(found)
+
+
+def _glob(folder: Path, pattern: Path) -> Iterator[Path]:
+    if pattern.is_absolute():
+        return Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor)))
+    return folder.glob(str(pattern))

@@ -1,32 +1,16 @@
 """The networks of a study's group: packed files as they lie there, exported runs, or untrained ones of a given shape."""
 
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
-from bitplane.benchmarks.description import GroupPlan, files
+from bitplane.benchmarks.description import GroupPlan, find_files
 from bitplane.benchmarks.errors import StudyError
 
-CALIBRATION = 256
-
-
-@dataclass(frozen=True)
-class Images:
-    """A group's images.
-
-    Attributes:
-        name: of the data set; "" for random pixels.
-        calibration: uint8 [N, C, H, W]; the first are timed.
-        test: images and labels int64 [N], or None.
-    """
-
-    name: str
-    calibration: npt.NDArray[np.uint8]
-    test: tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]] | None
+if TYPE_CHECKING:
+    from bitplane.train.data import Dataset
 
 
 @dataclass(frozen=True)
@@ -38,16 +22,14 @@ class Network:
         file: where it is.
         weights: level set.
         activations: bits.
-        shape: [C, H, W] of an image.
-        multiply_adds: of an image.
+        shape: [C, H, W] of an image; () where it is not known.
     """
 
     name: str
     file: Path
     weights: str
     activations: int
-    shape: tuple[int, ...]
-    multiply_adds: int
+    shape: tuple[int, ...] = ()
 
 
 def packed_network(file: Path) -> Network:
@@ -62,19 +44,20 @@ def packed_network(file: Path) -> Network:
     meta = session.get_modelmeta().custom_metadata_map
     weights, bits = meta["bitplane.level_set"], meta["bitplane.activation_bits"]
     shape = tuple(int(d) for d in session.get_inputs()[0].shape[1:])
-    work = sum(layer.multiply_adds for layer in session.layers())
     name = f"{meta['bitplane.model']} {weights}/{bits}"
-    return Network(name, file, weights, int(bits) if bits.isdigit() else 0, shape, work)
+    return Network(name, file, weights, int(bits) if bits.isdigit() else 0, shape)
 
 
-def find_networks(g: GroupPlan, folder: Path, work: Path, load: Callable[[str], Any]) -> tuple[list[Network], Path | None]:
+def find_networks(
+    g: GroupPlan, folder: Path, work: Path, load: "Callable[[str], Dataset] | None"
+) -> tuple[list[Network], Path | None]:
     """The packed files of a group, made where they are not given, and the float twin.
 
     Args:
         g: the group.
         folder: of the description: what its paths are relative to.
         work: folder for files that are made.
-        load: data set of a name, for experiments.
+        load: data set of a name, for experiments; None where there are none.
 
     Raises:
         StudyError: a file is missing.
@@ -83,11 +66,11 @@ def find_networks(g: GroupPlan, folder: Path, work: Path, load: Callable[[str], 
     where = f"group '{g.name}'"
     if g.model:
         return _untrained(g, work)
-    found = _exported(g, folder, work, load) if g.experiment else files(folder, g.packed, where)
+    found = _exported(g, folder, work, load) if g.experiment else find_files(folder, g.packed, where)
     networks = [packed_network(f) for f in found]
-    twice = {n.name for n in networks if sum(m.name == n.name for m in networks) > 1}
-    networks = [Network(**{**vars(n), "name": n.file.stem}) if n.name in twice else n for n in networks]
-    return networks, files(folder, [g.float], where)[0] if g.float else None
+    count = Counter(n.name for n in networks)
+    networks = [replace(n, name=n.file.stem) if count[n.name] > 1 else n for n in networks]
+    return networks, find_files(folder, [g.float], where)[0] if g.float else None
 
 
 def _untrained(g: GroupPlan, work: Path) -> tuple[list[Network], Path]:
@@ -109,12 +92,11 @@ def _untrained(g: GroupPlan, work: Path) -> tuple[list[Network], Path]:
         config: dict[str, Any] = {"model": g.model, "weights": levels, "activations": int(bits), "classes": 1000}
         to_onnx(untrained_model(ModelConfig(**config), pixels), pixels, out)
     networks = [packed_network(made[e]) for e in g.low_bit]
-    return [Network(**{**vars(n), "name": f"{g.model} {e}"}) for n, e in zip(networks, g.low_bit, strict=True)], made[
-        "float/32"
-    ]
+    named = [replace(n, name=f"{g.model} {e}") for n, e in zip(networks, g.low_bit, strict=True)]
+    return named, made["float/32"]
 
 
-def _exported(g: GroupPlan, folder: Path, work: Path, load: Callable[[str], Any]) -> list[Path]:
+def _exported(g: GroupPlan, folder: Path, work: Path, load: "Callable[[str], Dataset] | None") -> list[Path]:
     import fnmatch
 
     from bitplane.export import export_run
@@ -126,6 +108,8 @@ def _exported(g: GroupPlan, folder: Path, work: Path, load: Callable[[str], Any]
     chosen = [p for p in planned if any(fnmatch.fnmatchcase(f"{p.folder.parent.name}/{p.folder.name}", o) for o in only)]
     if not chosen:
         raise StudyError(f"group '{g.name}': `only` matches no run of {g.experiment}")
+    if load is None:
+        raise StudyError(f"group '{g.name}': its runs need their data sets")
     if failures := run_missing(chosen, lambda config: load(config.data)):
         raise StudyError(f"group '{g.name}': {failures[0]}")
     made = []

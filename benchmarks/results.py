@@ -102,6 +102,7 @@ class Row:
         start: cold start.
         faster: times faster than the group's baseline, single stream, paired within rounds.
         gmacs: giga multiply-adds a second, of rows that are one layer.
+        product: what multiplies in a layer of bitplane: "popcount", "look-up" or "bytes"; empty elsewhere.
         note: what a reader must know, such as that its values are wrong.
         error: why there is no measurement; empty if there is one.
     """
@@ -122,6 +123,7 @@ class Row:
     start: Start | None = None
     faster: Estimate | None = None
     gmacs: float | None = None
+    product: str = ""
     note: str = ""
     error: str = ""
 
@@ -206,6 +208,11 @@ def read_study(path: Path) -> Study:
     if study.version != VERSION:
         raise StudyError(f"{path}: `version` is {study.version}, this bitplane reads {VERSION}; measure again")
     return study
+
+
+def one_group(g: Group, title: str = "bitplane bench") -> Study:
+    """Results that hold one group."""
+    return Study(title, "", [g])
 
 
 def to_json(study: Study) -> str:

@@ -1,15 +1,21 @@
-"""The engines that a study compares, one a module, each optional.
+"""The engines that a study compares, each optional: `PEERS` run networks, `LAYER_PEERS` run one layer.
 
-A module has `load(file, threads, purpose) -> Loaded`; it is imported in a process of its own (`benchmarks/worker.py`), so that
-engines share no thread pool, no memory and no crash. A new engine is a module and a line in `ENGINES`.
+A peer is a module with `load(file, threads, purpose, variant) -> Loaded` and a row here; if it opens files of its own format,
+the module also has `convert(source, images, out, variant)` and the row says from what. Both run in processes of their own
+(`measuring/worker.py`, `conversion.py`), so that engines share no thread pool, no memory and no crash. A module outside of this
+package takes part after `register("its name", Peer("its.module", ...))`.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from bitplane.benchmarks.errors import PeerError
+
 Purpose = Literal["stream", "offline"]
-Form = Literal["packed", "inlined", "float", "int8", "nncf", "tflite", "tflite8", "layer"]
+"""One image at a time, or many at hand."""
+
+HERE = "bitplane.benchmarks.peers"
 
 
 @dataclass(frozen=True)
@@ -22,6 +28,7 @@ class Loaded:
         settings: what was set.
         note: what a reader must know.
         multiply_adds: of one call, for a layer.
+        product: what multiplies, for a layer of bitplane: "popcount", "look-up" or "bytes".
     """
 
     run: Callable[..., Any]
@@ -29,47 +36,112 @@ class Loaded:
     settings: dict[str, str] = field(default_factory=dict)
     note: str = ""
     multiply_adds: int = 0
+    product: str = ""
 
 
 @dataclass(frozen=True)
-class Engine:
+class Conversion:
+    """How a file of another format is made.
+
+    Attributes:
+        module: whose `convert` makes it.
+        variant: passed to it.
+        suffix: of the file.
+    """
+
+    module: str
+    variant: str
+    suffix: str
+
+
+@dataclass(frozen=True)
+class Peer:
     """A row of the table.
 
     Attributes:
-        module: module of `bitplane.benchmarks.peers`.
-        form: what it opens: the packed file, the same with functions inlined, the float twin, or that twin in int8.
-        variant: passed to the module's `load`.
+        module: Python module with `load`.
+        source: what it starts from: the "packed" file, its "float" twin, or a "layer" by its name.
+        conversion: how the file it opens is made from that; None if it opens the source itself.
+        variant: passed to `load`.
+        bits: of its weights and activations, where they are not those of a packed file: 32 or 8.
         install: what `pip install` needs.
         takes: of a layer's engine: the "LEVELS/BITS" it computes, as a regular expression.
     """
 
     module: str
-    form: Form
+    source: Literal["packed", "float", "layer"]
+    conversion: Conversion | None = None
     variant: str = ""
+    bits: int = 32
     install: str = ""
     takes: str = ".*"
 
 
-ENGINES: dict[str, Engine] = {
-    "bitplane": Engine("own", "packed"),
-    "onnxruntime float32": Engine("ort", "float", install="onnxruntime"),
-    "onnxruntime int8": Engine("ort", "int8", install="onnxruntime"),
-    "onnxruntime, packed file": Engine("ort", "packed", install="onnxruntime"),
-    "OpenVINO": Engine("vino", "float", install="openvino"),
-    "OpenVINO float32": Engine("vino", "float", "f32", "openvino"),
-    "OpenVINO int8": Engine("vino", "nncf", install="openvino nncf"),
-    "OpenVINO int8 QDQ": Engine("vino", "int8", install="openvino"),
-    "OpenVINO, packed file": Engine("vino", "inlined", install="openvino"),
-    "torch eager": Engine("eager", "float", install="torch onnx2torch"),
-    "torch compiled": Engine("eager", "float", "compiled", "torch onnx2torch"),
-    "LiteRT float32": Engine("litert", "tflite", install="ai-edge-litert litert-torch onnx2torch"),
-    "LiteRT int8": Engine("litert", "tflite8", install="ai-edge-litert litert-torch ai-edge-quantizer onnx2torch"),
-}
+INLINED = Conversion(f"{HERE}.openvino", "inlined", ".onnx")
+NNCF = Conversion(f"{HERE}.openvino", "nncf", ".xml")
+QDQ = Conversion(f"{HERE}.onnxruntime", "int8", ".onnx")
+TFLITE = Conversion(f"{HERE}.litert", "float32", ".tflite")
+TFLITE_INT8 = Conversion(f"{HERE}.litert", "int8", ".tflite")
 
-LAYER_ENGINES: dict[str, Engine] = {
-    "bitplane": Engine("layers", "layer", "bitplane"),
-    "register loop": Engine("layers", "layer", "limit"),
-    "OpenVINO BinaryConvolution": Engine("layers", "layer", "openvino", "openvino", takes="binary/1"),
-    "bnn-lab": Engine("layers", "layer", "bnn_lab", "bnn-lab", takes="(binary|ternary)/1"),
-    "onnxruntime MatMulNBits": Engine("layers", "layer", "matmulnbits", "onnxruntime", takes="(ternary|quaternary)/.*"),
+_ORT, _VINO, _TORCH, _LITERT, _LAYERS = (f"{HERE}.{m}" for m in ("onnxruntime", "openvino", "torch", "litert", "layers"))
+_LITERT_INSTALL = "ai-edge-litert litert-torch onnx2torch"
+
+OWN = "bitplane"
+"""Name of our own engine."""
+
+PEERS: dict[str, Peer] = {
+    OWN: Peer(f"{HERE}.bitplane", "packed"),
+    "onnxruntime float32": Peer(_ORT, "float", install="onnxruntime"),
+    "onnxruntime int8": Peer(_ORT, "float", QDQ, bits=8, install="onnxruntime"),
+    "onnxruntime, packed file": Peer(_ORT, "packed", install="onnxruntime"),
+    "OpenVINO": Peer(_VINO, "float", install="openvino"),
+    "OpenVINO float32": Peer(_VINO, "float", variant="f32", install="openvino"),
+    "OpenVINO int8": Peer(_VINO, "float", NNCF, bits=8, install="openvino nncf"),
+    "OpenVINO int8 QDQ": Peer(_VINO, "float", QDQ, bits=8, install="openvino"),
+    "OpenVINO, packed file": Peer(_VINO, "packed", INLINED, install="openvino"),
+    "torch eager": Peer(_TORCH, "float", install="torch onnx2torch"),
+    "torch compiled": Peer(_TORCH, "float", variant="compiled", install="torch onnx2torch"),
+    "LiteRT float32": Peer(_LITERT, "float", TFLITE, install=_LITERT_INSTALL),
+    "LiteRT int8": Peer(_LITERT, "float", TFLITE_INT8, bits=8, install=f"{_LITERT_INSTALL} ai-edge-quantizer"),
 }
+"""Name of an engine to the peer; `register` adds to it."""
+
+LAYER_PEERS: dict[str, Peer] = {
+    OWN: Peer(_LAYERS, "layer", variant="bitplane"),
+    "register loop": Peer(_LAYERS, "layer", variant="limit"),
+    "OpenVINO BinaryConvolution": Peer(_LAYERS, "layer", variant="openvino", install="openvino", takes="binary/1"),
+    "bnn-lab": Peer(_LAYERS, "layer", variant="bnn_lab", install="bnn-lab", takes="(binary|ternary)/1"),
+    "onnxruntime MatMulNBits": Peer(
+        _LAYERS, "layer", variant="matmulnbits", install="onnxruntime", takes="(ternary|quaternary)/.*"
+    ),
+}
+"""The same for engines of a layer by itself; `register` adds to it."""
+
+
+def register(name: str, peer: Peer) -> None:
+    """Add an engine to the table of its kind.
+
+    Args:
+        name: what descriptions and results call it.
+        peer: the engine.
+
+    Raises:
+        PeerError: the name is taken.
+    """
+    table = LAYER_PEERS if peer.source == "layer" else PEERS
+    if name in table:
+        raise PeerError(f"an engine is called '{name}' already; choose another name")
+    table[name] = peer
+
+
+def missing_packages(peer: Peer) -> str:
+    """Packages that a peer needs and that are not installed, as `pip install` takes them."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    missing: list[str] = []
+    for package in peer.install.split():
+        try:
+            version(package)
+        except PackageNotFoundError:
+            missing.append(package)
+    return " ".join(missing)

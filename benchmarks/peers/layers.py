@@ -6,7 +6,6 @@ packed beforehand. Values are checked against numpy where an engine gives any.
 """
 
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from bitplane.benchmarks.peers import Loaded, Purpose
 LAYER = re.compile(r"(\w+)/(\d) (\d+)x(\d+)")
 
 
-def load(file: Path | str, threads: int, purpose: Purpose, variant: str) -> Loaded:
+def load(file: str, threads: int, purpose: Purpose, variant: str) -> Loaded:
     """Make a layer.
 
     Args:
@@ -26,7 +25,7 @@ def load(file: Path | str, threads: int, purpose: Purpose, variant: str) -> Load
         purpose: not used.
         variant: engine.
     """
-    found = LAYER.fullmatch(str(file))
+    found = LAYER.fullmatch(file)
     assert found is not None
     levels, bits, channels, size = found[1], *(int(v) for v in found.groups()[1:])
     makers = {
@@ -50,7 +49,7 @@ def _bitplane(levels: Any, bits: int, channels: int, size: int, threads: int) ->
 
     layer = make_layer(levels, channels, size, bits=bits, out_bits=min(bits, 2))
     note = "with its epilogue: threshold and packing"
-    return Loaded(layer, version("bitplane"), {"kernel": layer.kernel}, note, _work(channels, size))
+    return Loaded(layer, version("bitplane"), {"kernel": layer.kernel}, note, _work(channels, size), layer.product)
 
 
 def _limit(levels: str, bits: int, channels: int, size: int, threads: int) -> Loaded:
@@ -143,7 +142,7 @@ def _matmulnbits(levels: str, bits: int, channels: int, size: int, threads: int)
     import onnxruntime
     from onnx import TensorProto, helper
 
-    from bitplane.benchmarks.peers.ort import session
+    from bitplane.benchmarks.peers.onnxruntime import session
 
     rng = np.random.default_rng(0)
     k, block = 9 * channels, 64

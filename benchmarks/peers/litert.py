@@ -9,13 +9,13 @@ import numpy.typing as npt
 from bitplane.benchmarks.peers import Loaded, Purpose
 
 
-def load(file: Path, threads: int, purpose: Purpose, variant: str = "") -> Loaded:
+def load(file: str, threads: int, purpose: Purpose, variant: str = "") -> Loaded:
     """Open a .tflite file of one image; XNNPACK is on by default."""
     from importlib.metadata import version
 
     from ai_edge_litert.interpreter import Interpreter  # pyright: ignore[reportMissingImports]
 
-    interpreter = Interpreter(model_path=str(file), num_threads=threads)
+    interpreter = Interpreter(model_path=file, num_threads=threads)
     interpreter.allocate_tensors()
     source, result = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
 
@@ -45,24 +45,24 @@ def from_stored(stored: npt.NDArray[Any], tensor: dict[str, Any]) -> npt.NDArray
     return ((stored.astype(np.float32) - zero) * scale if scale else stored).astype(np.float32)
 
 
-def convert(path: Path, images: npt.NDArray[np.uint8], out: Path, int8: bool) -> None:
+def convert(source: Path, images: npt.NDArray[np.uint8], out: Path, variant: str) -> None:
     """Write a float32 ONNX file as .tflite, with float32 pixels as input.
 
     Args:
-        path: the ONNX file.
+        source: the ONNX file.
         images: uint8 [N, C, H, W]: calibration of int8.
         out: where to write.
-        int8: static int8 activations and weights, by ai-edge-quantizer's recipe.
+        variant: "float32", or "int8": static int8 activations and weights, by ai-edge-quantizer's recipe.
     """
     import litert_torch  # pyright: ignore[reportMissingImports]
     import torch
 
-    from bitplane.benchmarks.peers.eager import module
+    from bitplane.benchmarks.peers.torch import module
 
     sample = torch.from_numpy(images[:1]).float()
-    converted = litert_torch.convert(module(path), (sample,))
+    converted = litert_torch.convert(module(str(source)), (sample,))
     converted.export(str(out))
-    if int8:
+    if variant == "int8":
         from ai_edge_quantizer import quantizer, recipe  # pyright: ignore[reportMissingImports]
 
         q = quantizer.Quantizer(str(out), recipe.static_wi8_ai8())

@@ -8,13 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bitplane.benchmarks import machine, peers
-from bitplane.benchmarks.contest import Worker
+from bitplane.benchmarks import peers
+from bitplane.benchmarks.candidates import Sources
 from bitplane.benchmarks.description import read_description
 from bitplane.benchmarks.errors import PeerError, StudyError
-from bitplane.benchmarks.networks import Images
-from bitplane.benchmarks.page import html
-from bitplane.benchmarks.report import cells, heads, markdown
+from bitplane.benchmarks.images import Images
+from bitplane.benchmarks.measuring import machine
+from bitplane.benchmarks.measuring.process import Worker
+from bitplane.benchmarks.report.html import html
+from bitplane.benchmarks.report.markdown import markdown
+from bitplane.benchmarks.report.tables import cells, columns
 from bitplane.benchmarks.results import read_study, schema, to_json
 from bitplane.benchmarks.study import run_study
 from bitplane.runtime import InferenceSession
@@ -29,7 +32,7 @@ threads = [1]
 rounds = 3
 seconds = 0.002
 starts = 1
-batch = 4
+batch_size = 4
 [[group]]
 name = "mini"
 data = "noise"
@@ -61,12 +64,14 @@ def study(tmp_path_factory, images):
     (folder / "mini.toml").write_text(MINI)
     with pytest.MonkeyPatch.context() as patch:
         # One engine is missing, one fails, one cannot convert.
-        patch.setitem(peers.ENGINES, "LiteRT float32", replace(peers.ENGINES["LiteRT float32"], install="no-such-package"))
-        patch.setitem(peers.ENGINES, "torch eager", peers.Engine("no_such_module", "float"))
-        patch.setitem(peers.ENGINES, "OpenVINO int8", peers.Engine("vino", "tflite9"))  # type: ignore[arg-type]
-        patch.setattr("bitplane.benchmarks.forms.SUFFIX", {"tflite9": ".nothing"})
+        table, module = peers.PEERS, "bitplane.benchmarks.peers.openvino"
+        patch.setitem(table, "LiteRT float32", replace(table["LiteRT float32"], install="no-such-package"))
+        patch.setitem(table, "torch eager", peers.Peer("no_such_module", "float"))
+        broken = peers.Conversion("no_such_converter", "", ".nothing")
+        patch.setitem(table, "OpenVINO int8", peers.Peer(module, "float", broken))
         seen = []
-        found = run_study(read_description(folder / "mini.toml"), folder, folder / "files", lambda _: images, seen.append)
+        sources = Sources(folder, folder / "files", lambda _: images)
+        found = run_study(read_description(folder / "mini.toml"), sources, seen.append)
     assert [len(s.groups) for s in seen] == [1, 2]
     return found
 
@@ -93,7 +98,7 @@ def test_every_engine_that_runs_is_measured_in_every_way(study, images):
 def test_an_engine_that_is_missing_or_fails_is_a_row_with_the_reason(study):
     rows = {r.engine: r for r in study.groups[0].rows}
     assert rows["LiteRT float32"].error == "not installed: pip install no-such-package"
-    assert "No module named 'bitplane.benchmarks.peers.no_such_module'" in rows["torch eager"].error
+    assert "No module named 'no_such_module'" in rows["torch eager"].error
     assert rows["OpenVINO int8"].error.startswith("conversion: ")
     for engine in ("LiteRT float32", "torch eager", "OpenVINO int8"):
         assert rows[engine].stream is rows[engine].top1 is rows[engine].offline is rows[engine].start is None
@@ -104,11 +109,13 @@ def test_a_layer_is_given_in_multiply_adds_beside_the_register_loop(study):
     g = study.groups[1]
     rows = {r.engine: r for r in g.rows}
     work = 64 * 64 * 9 * 64
+    assert rows["bitplane"].product in ("popcount", "look-up", "bytes")  # by the machine
     assert rows["bitplane"].gmacs == pytest.approx(work / rows["bitplane"].stream.ms.value / 1e6)
-    shown = dict(zip(heads(g), cells(g, rows["bitplane"]), strict=True))
+    counted = replace(rows["bitplane"], product="popcount")
+    shown = dict(zip(columns(g), cells(g, counted), strict=True))
     assert shown["of the register loop"] == f"{100 * rows['bitplane'].gmacs / rows['register loop'].gmacs:.0f} %"
-    by_table = replace(rows["bitplane"], settings={"kernel": "look-up ternary x2b, 16-bit lanes, P2C2"})
-    assert dict(zip(heads(g), cells(g, by_table), strict=True))["of the register loop"] == ""  # that loop counts bits
+    by_table = replace(rows["bitplane"], product="look-up")
+    assert dict(zip(columns(g), cells(g, by_table), strict=True))["of the register loop"] == ""  # that loop counts bits
 
 
 def test_results_are_read_back_as_they_were(study, tmp_path):
@@ -163,18 +170,18 @@ def test_a_pattern_that_matches_nothing_is_refused(tmp_path, images):
     path = tmp_path / "d.toml"
     path.write_text('title = "t"\n[[group]]\nname = "g"\npacked = ["*.onnx"]\n')
     with pytest.raises(StudyError, match=r"group 'g': no file matches '\*.onnx'"):
-        run_study(read_description(path), tmp_path, tmp_path / "files", lambda _: images, lambda _: None)
+        run_study(read_description(path), Sources(tmp_path, tmp_path / "files", lambda _: images), lambda _: None)
 
 
 def test_a_worker_that_cannot_open_its_file_says_so(tmp_path):
     (tmp_path / "bad.onnx").write_bytes(b"no model")
     spec = {
-        "module": "own",
+        "module": "bitplane.benchmarks.peers.bitplane",
         "variant": "",
         "file": str(tmp_path / "bad.onnx"),
         "threads": 1,
         "purpose": "stream",
-        "batch": 1,
+        "batch_size": 1,
         "images": "",
     }
     with pytest.raises(PeerError, match=r"ModelError: .*bad.onnx"):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitplane.benchmarks import statistics
+from bitplane.benchmarks.measuring import statistics
 from bitplane.benchmarks.results import Estimate
 
 

@@ -9,10 +9,14 @@
 
 import re
 
-from bitplane.benchmarks import statistics
 from bitplane.benchmarks.errors import StudyError
-from bitplane.benchmarks.report import cells, conditions, group_front, heads
+from bitplane.benchmarks.measuring import statistics
+from bitplane.benchmarks.peers import OWN
+from bitplane.benchmarks.report.markdown import conditions, group_table, table
+from bitplane.benchmarks.report.tables import columns
 from bitplane.benchmarks.results import Group, Row, Study
+from bitplane.format.text import markdown as safe
+from bitplane.format.text import plain
 
 BLOCK = re.compile(r"(<!-- (study|layers|networks): (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -34,49 +38,36 @@ def refresh(text: str, study: Study) -> str:
     return BLOCK.sub(block, text)
 
 
-def _table(columns: list[str], rows: list[list[str]]) -> list[str]:
-    lines = ["| " + " | ".join(r) + " |" for r in [columns, *rows]]
-    return ["", lines[0], "|" + "---|" * len(columns), *lines[1:], ""]
-
-
 def _engines(g: Group) -> list[str]:
     least = min(r.threads for r in g.rows)
     timed = [(r.stream.ms.value, r) for r in g.rows if r.threads == least and r.stream is not None]
     rows = [r for _, r in sorted(timed, key=lambda t: t[0])]
-    names = {h: i for i, h in enumerate(heads(g))}
     wanted = ["network", "engine", "ms", f"against {g.baseline}", "top-1", "file", "cold start ms", "peak MB"]
-    columns = [w for w in wanted if w in names]
-    best = {id(r) for r in group_front(g)}
-    body: list[list[str]] = []
-    for r in rows:
-        shown = cells(g, r)
-        line = [shown[names[c]] for c in columns]
-        line[0] = f"**{line[0]}**" if id(r) in best else line[0]
-        body.append(line)
     m = g.machine
     threads = "one thread" if least == 1 else f"{least} threads"
     features = ", ".join(f for f in m.features if f in ("avx2", "avx512f", "avx512_vnni", "avx512_vpopcntdq", "asimddp"))
-    head = f"{g.date}, {m.cpu} ({features}), batch 1, {threads}. {conditions(g.conditions)}"
-    return ["", head, *_table(columns, body)]
+    head = f"{safe(f'{g.date}, {m.cpu} ({features}), batch 1, {threads}.')} {conditions(g.conditions)}"
+    return ["", head, "", *group_table(g, rows, [w for w in wanted if w in columns(g)]), ""]
 
 
 def _layers(g: Group) -> list[str]:
-    rows = [
-        [*cells(g, r)[:2], *cells(g, r)[3:5]] for r in g.rows if r.engine in ("bitplane", "bnn-lab") and r.gmacs is not None
-    ]
-    return _table([*heads(g)[:2], *heads(g)[3:5]], rows)
+    rows = [r for r in g.rows if r.engine in (OWN, "bnn-lab") and r.gmacs is not None]
+    return ["", *group_table(g, rows, ["layer", "engine", "G multiply-adds/s", "of the register loop"]), ""]
 
 
 def _networks(g: Group) -> list[str]:
     least = min(r.threads for r in g.rows)
-    rows = [r for r in g.rows if r.threads == least and r.engine == "bitplane"]
-    return _table(
-        ["file", "weights", "activations", "bytes", "top-1", "ms"],
-        [
-            [f"`{r.file}`", r.weights, f"{r.activations} bit{'s' * (r.activations > 1)}", f"{r.bytes:,}", _top1(r), _ms(r)]
-            for r in rows
-        ],
-    )
+    rows = [r for r in g.rows if r.threads == least and r.engine == OWN]
+    body = [[_code(r.file), *map(safe, (r.weights, _bits(r), f"{r.bytes:,}", _top1(r), _ms(r)))] for r in rows]
+    return ["", *table(["file", "weights", "activations", "bytes", "top-1", "ms"], body), ""]
+
+
+def _code(text: str) -> str:
+    return f"`{plain(text).replace('`', '').replace('|', '')}`"
+
+
+def _bits(r: Row) -> str:
+    return f"{r.activations} bit{'s' * (r.activations > 1)}"
 
 
 def _top1(r: Row) -> str:

@@ -1,25 +1,21 @@
-"""A study's picture: top-1 accuracy over latency with the Pareto front, as an image (matplotlib)."""
+"""A group's picture: top-1 accuracy over latency with the Pareto front, as a PNG image (matplotlib)."""
 
-from pathlib import Path
+from io import BytesIO
 from typing import Any
 
-from bitplane.benchmarks.peers import ENGINES
-from bitplane.benchmarks.report import group_front
+from bitplane.benchmarks.peers import OWN, PEERS
+from bitplane.benchmarks.report.tables import group_front
 from bitplane.benchmarks.results import Group, Row
+from bitplane.format.text import plain
 
 
-def has_picture(g: Group) -> bool:
+def has_plot(g: Group) -> bool:
     """Whether a group has latencies with accuracies."""
     return any(r.stream is not None and r.top1 is not None for r in g.rows)
 
 
-def draw(g: Group, path: Path) -> None:
-    """Draw a group at its smallest thread count.
-
-    Args:
-        g: a group with accuracies.
-        path: image file to write.
-    """
+def draw(g: Group) -> bytes:
+    """A PNG image of a group with accuracies, at its smallest thread count."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -31,6 +27,7 @@ def draw(g: Group, path: Path) -> None:
     figure, axes = plt.subplots(figsize=(9, 6))
     colors = plt.get_cmap("tab20")
     engines = list(dict.fromkeys(r.engine for r in rows))
+    look = {name: i for i, name in enumerate(dict.fromkeys([*PEERS, *engines]))}  # the same in every picture
     best = group_front(g)
     several = len({r.network.partition(" ")[0] for r in rows}) > 1
     axes.plot(
@@ -38,18 +35,18 @@ def draw(g: Group, path: Path) -> None:
         drawstyle="steps-post", color="0.6", linewidth=1.2, zorder=1, label="Pareto front",
     )  # fmt: skip
     for engine in engines:
-        index = list(ENGINES).index(engine)  # the same look in every picture
+        index = look[engine]
         mine = [r for r in rows if r.engine == engine]
         x = [r.stream.ms.value for r in mine if r.stream]
         y = [100 * (r.top1 or 0) for r in mine]
-        own = engine == "bitplane"
+        own = engine == OWN
         axes.scatter(
             x,
             y,
             s=70 if own else 45,
             marker="o" if own else "sD^vPXph<>"[index % 10],
-            color=colors(index),
-            label=engine,
+            color=colors(index % 20),
+            label=_label(engine),
             zorder=3,
         )
     axes.set_xscale("log")
@@ -58,14 +55,22 @@ def draw(g: Group, path: Path) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(f"latency of one image, {least} thread{'s' * (least > 1)}, median ms")
     axes.set_ylabel("top-1 accuracy, %")
-    axes.set_title(g.name)
+    axes.set_title(_label(g.name))
     axes.margins(0.25 if several else 0.2, 0.12)  # room for the first name
-    own = [r for r in best if r.engine == "bitplane"]
+    own = [r for r in best if r.engine == OWN]
     _name(axes, {r.network if several else r.network.partition(" ")[2] or r.network: r for r in own})
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
-    figure.savefig(path, dpi=120, bbox_inches="tight")
+    image = BytesIO()
+    figure.savefig(image, format="png", dpi=120, bbox_inches="tight")
     plt.close(figure)
+    return image.getvalue()
+
+
+def _label(text: str) -> str:
+    """Text as matplotlib shows it: no formulas, and no name that hides its legend."""
+    shown = plain(text, 80).replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 def _name(axes: Any, rows: dict[str, Row]) -> None:
@@ -80,4 +85,4 @@ def _name(axes: Any, rows: dict[str, Row]) -> None:
         x, y = axes.transData.transform(point) * unit
         top = max([y + 6, *(below + height for other, below in placed if abs(other - x) < reach)])
         placed.append((x, top))
-        axes.annotate(name, point, xytext=(-5, top - y), textcoords="offset points", fontsize=8, ha="right")
+        axes.annotate(_label(name), point, xytext=(-5, top - y), textcoords="offset points", fontsize=8, ha="right")

@@ -1,13 +1,14 @@
-"""Questions to a study's rows: which are on the Pareto front, which to take."""
+"""The Pareto front of latency and accuracy, and which network to take."""
 
 from collections.abc import Iterable
 from dataclasses import replace
 
 from bitplane.benchmarks.errors import StudyError
+from bitplane.benchmarks.peers import OWN
 from bitplane.benchmarks.results import Group, Row, Study
 
 
-def front(rows: Iterable[Row]) -> list[Row]:
+def pareto_front(rows: Iterable[Row]) -> list[Row]:
     """Rows that no other row beats in both latency and accuracy, fastest first; rows that lack either are left out."""
     known = [(r.stream.ms.value, -r.top1, r) for r in rows if r.stream is not None and r.top1 is not None and not r.error]
     found: list[Row] = []
@@ -17,7 +18,7 @@ def front(rows: Iterable[Row]) -> list[Row]:
     return found
 
 
-def united(study: Study) -> list[Group]:
+def joint_groups(study: Study) -> list[Group]:
     """Groups whose networks can be compared, as one: with accuracies on the same data, measured on the same machine.
 
     Returns:
@@ -61,11 +62,11 @@ def recommend(
         StudyError: nothing in the study is within the limits; the message names the nearest.
     """
     found: list[tuple[Group, Row]] = []
-    whole = united(study)
+    whole = joint_groups(study)
     shared = {(g.data, g.machine.cpu) for g in whole}
     for g in [*whole, *(g for g in study.groups if (g.data, g.machine.cpu) not in shared)]:
-        rows = [r for r in g.rows if r.engine == "bitplane" and r.threads == threads]
-        able = front(r for r in rows if size is None or r.bytes <= size)
+        rows = [r for r in g.rows if r.engine == OWN and r.threads == threads]
+        able = pareto_front(r for r in rows if size is None or r.bytes <= size)
         able = [r for r in able if latency_ms is None or (r.stream and r.stream.ms.value <= latency_ms)]
         able = [r for r in able if accuracy is None or (r.top1 is not None and r.top1 >= accuracy)]
         if able:
@@ -77,8 +78,8 @@ def recommend(
 
 
 def _nearest(study: Study, threads: int) -> str:
-    rows = [r for g in study.groups for r in g.rows if r.engine == "bitplane" and r.threads == threads]
-    known = front(rows)
+    rows = [r for g in study.groups for r in g.rows if r.engine == OWN and r.threads == threads]
+    known = pareto_front(rows)
     if not known:
         return f"the study has no network of known latency and accuracy at {threads} thread{'s' * (threads > 1)}"
     ends = [

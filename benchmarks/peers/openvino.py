@@ -9,7 +9,7 @@ import openvino as ov
 from bitplane.benchmarks.peers import Loaded, Purpose
 
 
-def load(file: Path, threads: int, purpose: Purpose, variant: str = "") -> Loaded:
+def load(file: str, threads: int, purpose: Purpose, variant: str = "") -> Loaded:
     """Compile a file for the CPU: hint LATENCY for one image at a time, THROUGHPUT (requests of one image) for many."""
     core = ov.Core()
     hint = "LATENCY" if purpose == "stream" else "THROUGHPUT"
@@ -43,11 +43,25 @@ def load(file: Path, threads: int, purpose: Purpose, variant: str = "") -> Loade
     return Loaded(run, ov.__version__, settings)
 
 
-def int8_nncf(path: Path, images: npt.NDArray[np.uint8], out: Path) -> None:
-    """Quantize a float32 ONNX file after training by NNCF (MIXED preset) and write OpenVINO's format, out.xml and out.bin."""
+def convert(source: Path, images: npt.NDArray[np.uint8], out: Path, variant: str) -> None:
+    """Make a file that OpenVINO opens.
+
+    Args:
+        source: a packed file, or for "nncf" a float32 ONNX file.
+        images: uint8 [N, C, H, W]: calibration of int8.
+        out: where to write.
+        variant: "inlined": ONNX with model-local functions expanded; "nncf": int8 after training by NNCF (MIXED preset) in
+            OpenVINO's format, out.xml and out.bin.
+    """
+    if variant == "inlined":
+        import onnx
+        import onnx.inliner
+
+        onnx.save(onnx.inliner.inline_local_functions(onnx.load(source)), out)
+        return
     import nncf
 
-    model = ov.Core().read_model(path)
+    model = ov.Core().read_model(source)
     samples = nncf.Dataset([images[i : i + 1] for i in range(len(images))])
     quantized = nncf.quantize(model, samples, preset=nncf.QuantizationPreset.MIXED, subset_size=len(images))
     ov.save_model(quantized, out, compress_to_fp16=False)

@@ -45,7 +45,7 @@ def available() -> bool:
     return shutil.which("valgrind") is not None and shutil.which("callgrind_control") is not None
 
 
-def count_instructions(files: Sequence[Path], calls: int = CALLS) -> dict[str, float]:
+def count_instructions(files: Sequence[Path], calls: int = CALLS) -> dict[Path, float]:
     """Count the instructions of one call, batch 1, one thread.
 
     Args:
@@ -53,7 +53,7 @@ def count_instructions(files: Sequence[Path], calls: int = CALLS) -> dict[str, f
         calls: calls that are averaged.
 
     Returns:
-        File name to instructions a call, Python's own share (a few thousand) included.
+        File to instructions a call, Python's own share (a few thousand) included.
 
     Raises:
         StudyError: valgrind is missing or failed.
@@ -70,7 +70,7 @@ def count_instructions(files: Sequence[Path], calls: int = CALLS) -> dict[str, f
         _run(paths, calls, environment, Path(folder) / "out")
         dumps = [Path(folder) / f"out.{i + 1}" for i in range(len(paths))]
         try:
-            return {f.name: _total(d) / calls for f, d in zip(files, dumps, strict=True)}
+            return {f: _total(d) / calls for f, d in zip(files, dumps, strict=True)}
         except OSError as e:
             raise StudyError(f"valgrind left no count ({e})") from e
 

@@ -7,11 +7,21 @@ from bokeh.plotting import figure
 from bokeh.resources import Resources
 from jinja2 import Environment
 
-from bitplane.benchmarks import statistics
-from bitplane.benchmarks.front import united
-from bitplane.benchmarks.picture import has_picture
-from bitplane.benchmarks.report import FRONT, cells, conditions, group_front, heads, together, where
+from bitplane.benchmarks.measuring import statistics
+from bitplane.benchmarks.pareto import joint_groups
+from bitplane.benchmarks.peers import OWN
+from bitplane.benchmarks.report.plot import has_plot
+from bitplane.benchmarks.report.tables import (
+    FRONT,
+    cells,
+    columns,
+    conditions_sentence,
+    group_front,
+    joint_sentence,
+    method_sentences,
+)
 from bitplane.benchmarks.results import Group, Row, Study
+from bitplane.format.text import plain
 
 TEMPLATE = """<!doctype html>
 <html lang="en">
@@ -39,12 +49,12 @@ ways to measure are those of MLPerf's single-stream and offline scenarios at sho
 column's head to sort, a name in a legend to hide it.</p>
 {% for g in groups %}
 <h2>{{ g.group.name }}</h2>
-<p>{{ g.where }}</p>
+<p>{{ g.about }}</p>
 <p{% if not g.group.conditions.quiet %} class="noisy"{% endif %}>{{ g.conditions }}</p>
 {{ g.plot | safe }}
-<div class="scroll"><table><thead><tr>{% for h in g.heads %}<th>{{ h }}</th>{% endfor %}</tr></thead><tbody>
+<div class="scroll"><table><thead><tr>{% for h in g.columns %}<th>{{ h }}</th>{% endfor %}</tr></thead><tbody>
 {% for row in g.rows %}<tr{% if row.front %} class="front"{% endif %}>
-{% for c in row.cells %}<td{% if g.heads[loop.index0] == "note" %} class="note"{% endif %}>{{ c }}</td>{% endfor %}</tr>
+{% for c in row.cells %}<td{% if g.columns[loop.index0] == "note" %} class="note"{% endif %}>{{ c }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>
 {% endfor %}
 {{ script | safe }}
@@ -65,28 +75,34 @@ document.querySelectorAll("th").forEach(th => th.addEventListener("click", () =>
 
 def html(study: Study) -> str:
     """The page's text."""
-    shown = [(g, together(g), ["network", *FRONT], group_front(g)) for g in united(study)]
-    shown += [(g, where(g), heads(g), g.rows) for g in study.groups]
-    plots = [_scatter(g) if has_picture(g) else _bars(g) for g, *_ in shown]
+    shown = [(g, joint_sentence(g), FRONT, group_front(g)) for g in joint_groups(study)]
+    shown += [(g, method_sentences(g), columns(g), g.rows) for g in study.groups]
+    plots = [_scatter(g) if has_plot(g) else _bars(g) for g, *_ in shown]
     script, parts = components(plots) if plots else ("", ())
     groups = [
         {
             "group": g,
-            "where": text,
-            "conditions": conditions(g.conditions).replace("**", ""),
+            "about": text,
+            "conditions": conditions_sentence(g.conditions),
             "plot": part,
-            "heads": columns,
-            "rows": _rows(g, rows, columns),
+            "columns": chosen,
+            "rows": _rows(g, rows, chosen),
         }
-        for (g, text, columns, rows), part in zip(shown, parts, strict=True)
+        for (g, text, chosen, rows), part in zip(shown, parts, strict=True)
     ]
     inline = Resources("inline", components=["bokeh"]).render()
-    return Environment(autoescape=True).from_string(TEMPLATE).render(study=study, groups=groups, script=script, inline=inline)
+    page = Environment(autoescape=True, finalize=_shown).from_string(TEMPLATE)
+    return page.render(study=study, groups=groups, script=script, inline=inline)
 
 
-def _rows(g: Group, rows: list[Row], columns: list[str]) -> list[dict[str, object]]:
+def _shown(value: object) -> object:
+    """What the template inserts: plots and scripts as they are, all other text without what is not printable."""
+    return plain(value, 10_000) if isinstance(value, str) and not hasattr(value, "__html__") else value
+
+
+def _rows(g: Group, rows: list[Row], chosen: list[str]) -> list[dict[str, object]]:
     best = {id(r) for r in group_front(g)}
-    at = [heads(g).index(c) for c in columns]
+    at = [columns(g).index(c) for c in chosen]
     return [{"cells": [cells(g, r)[i] for i in at], "front": id(r) in best} for r in rows]
 
 
@@ -96,9 +112,9 @@ def _source(rows: list[Row]) -> ColumnDataSource:
         {
             "x": [s.ms.value for _, s in measured],
             "y": [100 * r.top1 if r.top1 is not None else float("nan") for r, _ in measured],
-            "network": [r.network for r, _ in measured],
-            "engine": [r.engine for r, _ in measured],
-            "label": [f"{r.network} | {r.engine}" for r, _ in measured],
+            "network": [plain(r.network) for r, _ in measured],
+            "engine": [plain(r.engine) for r, _ in measured],
+            "label": [plain(f"{r.network} | {r.engine}") for r, _ in measured],
             "ms": [f"{statistics.text(s.ms)} ({s.ms.low:.4g} to {s.ms.high:.4g})" for _, s in measured],
             "bytes": [r.bytes for r, _ in measured],
             "faster": [f"{statistics.text(r.faster)}x" if r.faster else "" for r, _ in measured],
@@ -124,9 +140,9 @@ def _scatter(g: Group) -> figure:
     plot.step(x, y, mode="after", color="#999999", legend_label="Pareto front")
     for index, engine in enumerate(dict.fromkeys(r.engine for r in rows)):
         mine = [r for r in rows if r.engine == engine]
-        size = 13 if engine == "bitplane" else 9
+        size = 13 if engine == OWN else 9
         color = Category20[20][index % 20]
-        drawn = plot.scatter("x", "y", source=_source(mine), size=size, color=color, legend_label=engine)
+        drawn = plot.scatter("x", "y", source=_source(mine), size=size, color=color, legend_label=plain(engine))
         plot.add_tools(HoverTool(renderers=[drawn], tooltips=TIPS))
     # Bokeh's own ticks are even below two decades, and so crowd at the slow end.
     decades = [10.0**d for d in range(-4, 6)]

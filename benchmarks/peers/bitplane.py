@@ -1,13 +1,12 @@
 """bitplane itself."""
 
 from importlib.metadata import version
-from pathlib import Path
 
 from bitplane.benchmarks.peers import Loaded, Purpose
 from bitplane.runtime import InferenceSession
 
 
-def load(file: Path, threads: int, purpose: Purpose, variant: str = "") -> Loaded:
+def load(file: str, threads: int, purpose: Purpose, variant: str = "") -> Loaded:
     """Open a packed file."""
     session = InferenceSession(file, threads=threads)
     return Loaded(lambda x: session.run(None, {"input": x})[0], version("bitplane"), {"intra_op_num_threads": str(threads)})

@@ -1,4 +1,4 @@
-"""onnxruntime: float32, and its own static int8 quantization (QDQ) of the float32 file."""
+"""onnxruntime: a float32 or packed file, and its own static int8 quantization (QDQ) of the float32 file."""
 
 import tempfile
 from collections.abc import Iterator
@@ -22,9 +22,9 @@ def session(source: str | bytes, threads: int) -> ort.InferenceSession:
     return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
-def load(file: Path, threads: int, purpose: Purpose, variant: str = "") -> Loaded:
+def load(file: str, threads: int, purpose: Purpose, variant: str = "") -> Loaded:
     """Open an ONNX file."""
-    opened = session(str(file), threads)
+    opened = session(file, threads)
     name = opened.get_inputs()[0].name
     settings = {"intra_op_num_threads": str(threads), "graph_optimization_level": "all", "execution_mode": "sequential"}
     return Loaded(lambda x: opened.run(None, {name: x})[0], ort.__version__, settings)
@@ -38,7 +38,7 @@ class _Samples:
         return next(self.rest, None)
 
 
-def int8_qdq(path: str, images: npt.NDArray[np.uint8]) -> bytes:
+def convert(source: Path, images: npt.NDArray[np.uint8], out: Path, variant: str = "int8") -> None:
     """Quantize a float32 file statically to int8 QDQ form, one scale an output channel, calibrated on `images`."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -47,8 +47,7 @@ def int8_qdq(path: str, images: npt.NDArray[np.uint8]) -> bytes:
         pass
 
     with tempfile.TemporaryDirectory() as folder:
-        prepared, out = Path(folder) / "prepared.onnx", Path(folder) / "int8.onnx"
-        quant_pre_process(path, str(prepared), skip_symbolic_shape=True)
-        reader = Reader(session(path, 1).get_inputs()[0].name, images)
+        prepared = Path(folder) / "prepared.onnx"
+        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+        reader = Reader(session(str(source), 1).get_inputs()[0].name, images)
         quantize_static(str(prepared), str(out), reader, quant_format=QuantFormat.QDQ, per_channel=True)
-        return out.read_bytes()

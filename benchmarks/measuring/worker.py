@@ -3,8 +3,9 @@
 Messages are JSON, one a line. On standard input: {"do": "turn", "seconds": s, "least": n} or {"do": "accuracy"}; answers, and
 first of all {"ready": ...}, go to what was standard output when the process started. What engines print goes to standard error.
 
-`python -m bitplane.benchmarks.worker SPEC`, SPEC being a JSON object: module, variant, file, threads, purpose, images (.npy,
-uint8 [N, C, H, W], whose first `batch` are timed), and for accuracy test_images and test_labels (.npy).
+`python -m bitplane.benchmarks.measuring.worker SPEC`, SPEC being a JSON object: module, variant,
+file (for a layer its name), threads, purpose, images (.npy, uint8 [N, C, H, W], whose first `batch_size` are timed; "" for a
+layer), and for accuracy test_images and test_labels (.npy).
 """
 
 import importlib
@@ -20,9 +21,9 @@ def main(spec: dict[str, Any]) -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     begin = time.perf_counter()
-    engine = importlib.import_module(f"bitplane.benchmarks.peers.{spec['module']}")
+    engine = importlib.import_module(spec["module"])
     imported = time.perf_counter()
-    loaded = engine.load(_file(spec), spec["threads"], spec["purpose"], spec["variant"])
+    loaded = engine.load(spec["file"], spec["threads"], spec["purpose"], spec["variant"])
     opened = time.perf_counter()
     inputs = _inputs(spec)
     ready = time.perf_counter()
@@ -31,6 +32,7 @@ def main(spec: dict[str, Any]) -> None:
     times = {"imports": imported - begin, "load": opened - imported, "first": done - ready}
     report = {k: v * 1e3 for k, v in times.items()} | {"peak_mb": _peak_mb(), "version": loaded.version}
     report |= {"settings": loaded.settings, "note": loaded.note, "multiply_adds": loaded.multiply_adds}
+    report["product"] = loaded.product
     print(json.dumps({"ready": report}), file=answers)
     for line in sys.stdin:
         message = json.loads(line)
@@ -41,19 +43,15 @@ def main(spec: dict[str, Any]) -> None:
             print(json.dumps({"ms": ms, "warm": warm}), file=answers)
 
 
-def _file(spec: dict[str, Any]) -> Any:
-    from pathlib import Path
-
-    return Path(spec["file"]) if spec["file"] else spec["layer"]
-
-
 def _inputs(spec: dict[str, Any]) -> tuple[Any, ...]:
     import numpy as np
 
     if not spec["images"]:
         return ()
-    images = np.load(spec["images"], mmap_mode="r")[: spec["batch"]]  # no more of them: they would count as the engine's memory
-    return (np.resize(images, (spec["batch"], *images.shape[1:])),)
+    images = np.load(spec["images"], mmap_mode="r")[
+        : spec["batch_size"]
+    ]  # no more of them: they would count as the engine's memory
+    return (np.resize(images, (spec["batch_size"], *images.shape[1:])),)
 
 
 def _turn(run: Any, inputs: tuple[Any, ...], seconds: float, least: int) -> tuple[list[float], int]:
@@ -80,7 +78,7 @@ def _turn(run: Any, inputs: tuple[Any, ...], seconds: float, least: int) -> tupl
 def _accuracy(run: Any, spec: dict[str, Any]) -> float:
     import numpy as np
 
-    from bitplane.benchmarks.measure import accuracy
+    from bitplane.benchmarks.measuring.timing import accuracy
 
     return accuracy(run, np.load(spec["test_images"], mmap_mode="r"), np.load(spec["test_labels"]))
 

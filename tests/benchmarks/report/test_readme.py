@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from bitplane.benchmarks.errors import StudyError
-from bitplane.benchmarks.readme import refresh
-from bitplane.benchmarks.report import markdown
+from bitplane.benchmarks.report.markdown import markdown
+from bitplane.benchmarks.report.readme import refresh
 from bitplane.benchmarks.results import read_study
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 STUDY = ROOT / "docs" / "study" / "study.json"
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from bitplane.benchmarks import instructions
+from bitplane.benchmarks.measuring import instructions
 
-ROOT = Path(__file__).resolve().parents[2]
-STORED = Path(__file__).with_name("instructions.json")
+ROOT = Path(__file__).resolve().parents[3]
+STORED = ROOT / "tests" / "benchmarks" / "instructions.json"
 MORE = 1.03
 
 
@@ -18,9 +18,9 @@ def test_no_network_takes_more_instructions_than_stored():
     files = [ROOT / name for name in stored["instructions"]]
     found = instructions.count_instructions(files)
     worse = {
-        f"{name}: {found[file.name]:.0f} a call, stored {before}"
+        f"{name}: {found[file]:.0f} a call, stored {before}"
         for file, (name, before) in zip(files, stored["instructions"].items(), strict=True)
-        if not 0 < found[file.name] <= MORE * before
+        if not 0 < found[file] <= MORE * before
     }
     assert not worse, f"{worse}; if it is meant: bitplane bench --instructions --json {STORED.name} ..., and say why"
 

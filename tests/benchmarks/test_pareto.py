@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitplane.benchmarks.errors import StudyError
-from bitplane.benchmarks.front import front, recommend, united
+from bitplane.benchmarks.pareto import joint_groups, pareto_front, recommend
 from bitplane.benchmarks.results import Conditions, Estimate, Group, Machine, Row, Stream, Study
 
 
@@ -27,7 +27,7 @@ def test_the_front_is_what_nothing_dominates(points):
     rows = [row(ms, top1) for ms, top1 in points]
     known = [(ms, top1) for ms, top1 in points if ms is not None and top1 is not None]
     kept = {(a, b) for a, b in known if not any((c <= a and d >= b) and (c, d) != (a, b) for c, d in known)}
-    found = [(r.stream.ms.value, r.top1) for r in front(rows)]
+    found = [(r.stream.ms.value, r.top1) for r in pareto_front(rows)]
     assert set(found) == kept
     assert found == sorted(found)
 
@@ -59,10 +59,10 @@ def test_groups_of_one_data_set_and_machine_are_compared_together():
     elsewhere = replace(first, name="i", machine=replace(first.machine, cpu="other cpu"), rows=[row(0.01, 0.99)])
     latency = replace(first, name="j", data="", rows=[row(9, None)])
     whole = replace(study([]), groups=[first, second, elsewhere, latency])
-    (one,) = united(whole)
+    (one,) = joint_groups(whole)
     assert one.rows == [*first.rows, *second.rows]
     assert not one.conditions.quiet
-    assert [(r.stream.ms.value, r.top1) for r in front(one.rows)] == [(0.1, 0.7), (0.2, 0.95)]
-    assert united(study(rows)) == []
+    assert [(r.stream.ms.value, r.top1) for r in pareto_front(one.rows)] == [(0.1, 0.7), (0.2, 0.95)]
+    assert joint_groups(study(rows)) == []
     assert [(g.name, r.top1) for g, r in recommend(whole)] == [("h", 0.95), ("i", 0.99)]
     assert [(g.name, r.top1) for g, r in recommend(whole, latency_ms=0.15)] == [("g", 0.7), ("i", 0.99)]

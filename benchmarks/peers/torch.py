@@ -1,7 +1,6 @@
 """torch: the float32 file's graph as a torch module (onnx2torch), channels-last, eager or compiled."""
 
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,7 +36,7 @@ class _Pad(nn.Module):
         return functional.pad(x, self.pads)
 
 
-def module(file: Path) -> nn.Module:
+def module(file: str) -> nn.Module:
     """The network of a float32 ONNX file of `bitplane export` as a torch module.
 
     onnx2torch knows Pad up to opset 13: without the newer input `axes` it is the same operator. Slices and pads, whose bounds
@@ -72,7 +71,7 @@ def _replace(network: Any, name: str, new: nn.Module) -> None:
             call.args = call.args[:1]
 
 
-def load(file: Path, threads: int, purpose: Purpose, variant: str = "") -> Loaded:
+def load(file: str, threads: int, purpose: Purpose, variant: str = "") -> Loaded:
     """Build the module; compiled, by inductor with frozen weights."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(threads)
