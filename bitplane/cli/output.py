@@ -1,55 +1,54 @@
-"""What commands share: a user's mistake, JSON files, and tables as text."""
+"""What commands print and write: lines, tables, JSON and text files; and the error for an argument that cannot be used.
+
+Nothing else in `bitplane.cli` prints. Every line goes through `bitplane.format.text`: names and metadata come from files of
+strangers.
+"""
 
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bitplane.errors import BitplaneError
+from bitplane.format.text import plain
 
-if TYPE_CHECKING:
-    from bitplane.runtime import LayerInfo
-
-HEADS = ("layer", "weight", "output", "weights", "in", "M mul-adds", "bytes", "smaller", "popcount", "dot", "look-up", "kernel")
+MAX_LINE = 10_000
+"""Characters of a printed line."""
 
 
 class UsageError(BitplaneError):
     """An argument that cannot be used."""
 
 
-def layer_table(layers: Sequence["LayerInfo"]) -> str:
-    """One line a layer, and their sum."""
-    rows = [
-        (
-            layer.name,
-            "x".join(map(str, layer.weight_shape)),
-            "x".join(map(str, layer.output_shape)),
-            layer.weights,
-            f"{layer.activation_bits}b",
-            f"{layer.multiply_adds / 1e6:.2f}",
-            str(layer.packed_bytes),
-            f"{layer.float_bytes / layer.packed_bytes:.1f}x",
-            *(f"{v / 1e3:.1f}" if v is not None else "" for v in (layer.popcount_cost, layer.dot_cost, layer.look_up_cost)),
-            layer.kernel,
-        )
-        for layer in layers
-    ]
-    work = sum(layer.multiply_adds for layer in layers)
-    packed, plain = sum(layer.packed_bytes for layer in layers), sum(layer.float_bytes for layer in layers)
-    rows.append(("all", "", "", "", "", f"{work / 1e6:.2f}", str(packed), f"{plain / max(packed, 1):.1f}x", "", "", "", ""))
-    return table(HEADS, rows, right={4, 5, 6, 7, 8, 9, 10})
+def at_least(option: str, value: float, least: float) -> None:
+    """Refuse a number that is too small.
+
+    Raises:
+        UsageError: it is below `least`.
+    """
+    if not value >= least:
+        raise UsageError(f"{option} {value:g}: must be at least {least:g}")
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: set[int]) -> str:
-    """Columns as wide as their widest cell; those in `right` are aligned to the right."""
-    lines = [heads, *rows]
+def say(line: str = "") -> None:
+    """Print one line; what is not printable in it, a line break too, is spelled."""
+    print(plain(line, MAX_LINE))
+
+
+def complain(line: str) -> None:
+    """Print one line on standard error, after the program's name; white space of any length becomes one space."""
+    print(f"bitplane: {plain(' '.join(line.split()), MAX_LINE)}", file=sys.stderr)
+
+
+def say_table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: set[int]) -> None:
+    """Print columns as wide as their widest cell; those in `right` are aligned to the right."""
+    lines = [[plain(text) for text in line] for line in (heads, *rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
-
-    def cell(text: str, column: int) -> str:
-        return text.rjust(widths[column]) if column in right else text.ljust(widths[column])
-
-    return "\n".join("  ".join(cell(text, i) for i, text in enumerate(line)).rstrip() for line in lines)
+    for line in lines:
+        cells = (text.rjust(w) if i in right else text.ljust(w) for i, (text, w) in enumerate(zip(line, widths, strict=True)))
+        say("  ".join(cells).rstrip())
 
 
 def write_json(path: Path | None, value: Any) -> None:
@@ -59,16 +58,42 @@ def write_json(path: Path | None, value: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
-    if path.exists() and not path.is_file():
-        raise UsageError(f"{path}: exists and is not a regular file; choose another path")
+    """Write a text file (UTF-8), whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file, whole or not at all.
+
+    Raises:
+        UsageError: the path is no regular file, or cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("w") as f:
-            f.write(text)
-            f.flush()
-            os.fsync(f.fileno())
-        temporary.replace(path)
+        if path.exists() and not path.is_file():
+            raise UsageError(f"{path}: exists and is not a regular file; choose another path")
+        try:
+            with temporary.open("wb") as f:
+                f.write(data)
+                f.flush()
+                os.fsync(f.fileno())
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
     except OSError as e:
-        temporary.unlink(missing_ok=True)
         raise UsageError(f"{path}: cannot be written ({e.strerror}); choose another path or free some space") from e
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, unless it is there.
+
+    Raises:
+        UsageError: something else is there, or it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise UsageError(f"{path}: exists and is not a folder; choose another path") from None
+    except OSError as e:
+        raise UsageError(f"{path}: cannot be made ({e.strerror}); choose another path") from e

@@ -9,7 +9,7 @@ import pytest
 from bitplane.benchmarks.results import Conditions, Estimate, Group, Machine, Row, Stream, Study, read_study, to_json
 from bitplane.cli import main
 from bitplane.cli.output import UsageError
-from bitplane.cli.study import milliseconds
+from bitplane.cli.recommend import milliseconds
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKED = ROOT / "tests" / "fixtures" / "format-1" / "binary1.onnx"

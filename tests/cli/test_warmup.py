@@ -47,6 +47,7 @@ def test_profile_writes_a_trace_with_the_work_and_the_share_of_the_register_loop
         assert event["ph"] == "X"
         assert {"pid", "tid", "ts", "dur"} < set(event)
         assert event["args"]["multiply_adds"] == row["multiply_adds"]
-        popcount = row["kernel"].startswith("popcount")
-        assert ("of_limit" in row, "median_of_register_loop" in event["args"]) == (popcount, popcount)
+        popcount = row["product"] == "popcount"
+        assert popcount == row["kernel"].startswith("popcount")
+        assert (row["of_limit"] is not None, "median_of_register_loop" in event["args"]) == (popcount, popcount)
         assert row["name"] in out

@@ -1,17 +1,24 @@
-"""The commands about this machine: warmup."""
+"""`bitplane warmup`."""
 
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, dataclass
 
-from bitplane.cli.output import UsageError, write_json
+from bitplane.cli.options import JsonFile
+from bitplane.cli.output import UsageError, say, write_json
 
 
-def warmup(json: Path | None = None) -> None:
+@dataclass(frozen=True)
+class Options:
     """Compile the kernels for this processor ahead, so that no later process has to.
 
-    Args:
+    Attributes:
         json: write where the code lies and how long it took to this file.
     """
+
+    json: JsonFile = None
+
+
+def run(options: Options) -> None:
+    """Compile or load the kernels, and say where they are kept."""
     from bitplane.runtime.execute import machine_code
     from bitplane.runtime.kernels.target import cpu_name
 
@@ -21,5 +28,5 @@ def warmup(json: Path | None = None) -> None:
         problem = problem or (found.problem if found else "")
         raise UsageError(f"{problem}; kernels cannot be kept, set BITPLANE_CACHE_DIR to a folder of your own")
     done = "compiled" if found.compiled else "already there, loaded"
-    print(f"kernels for {cpu_name()}: {done} in {found.seconds:.2f} s; {found.file} ({found.file.stat().st_size} bytes)")
-    write_json(json, asdict(found) | {"file": str(found.file)})
+    say(f"kernels for {cpu_name()}: {done} in {found.seconds:.2f} s; {found.file} ({found.file.stat().st_size} bytes)")
+    write_json(options.json, asdict(found) | {"file": str(found.file)})

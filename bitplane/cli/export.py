@@ -1,0 +1,86 @@
+"""`bitplane export`."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tyro.conf import Positional
+
+from bitplane.cli.options import DataOptions, JsonFile, OutputPath
+from bitplane.cli.output import UsageError, say, write_json
+
+if TYPE_CHECKING:
+    from bitplane.export import ExportReport
+
+FILES = (".onnx", ".safetensors", ".pth", ".pt")
+"""Names of files; any other SOURCE is the folder of a run."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Export SOURCE to one ONNX file that is checked before it is written.
+
+    Attributes:
+        source: folder of a finished run, an ONNX or QONNX file (.onnx), or a torchvision ResNet-18, 34 or 50 (.safetensors).
+        output: the file to write.
+        form: packed (bit-planes; opens anywhere ONNX functions do), inlined (the same, functions expanded), dequantized (plain
+            float weights), or qonnx.
+        weights: turn float convolutions between the first and the last layer into this level set, after training.
+        activations: bits of the activations that low-bit convolutions read, where training left them float.
+        calibration: how the steps of those activations are chosen.
+        correction: what is corrected in layers that were quantized after training.
+        keep: names or patterns (layer4.*) of layers to leave as they are.
+        edges: bits of the first and the last layer.
+        images: images for calibration and the check; a run has its own.
+        samples: images to use.
+        mean: of the pixels, as SOURCE was trained on (pixel - mean) / std; one number, or one a channel.
+        std: of the pixels.
+        force: replace OUTPUT if it exists.
+        json: write the report to this file.
+    """
+
+    source: Positional[Path]
+    output: OutputPath
+    form: Literal["packed", "inlined", "dequantized", "qonnx"] = "packed"
+    weights: Literal["keep", "binary", "ternary", "quaternary", "int8"] = "keep"
+    activations: Literal[32, 8, 4, 2] = 8
+    calibration: Literal["mse", "minmax", "percentile"] = "mse"
+    correction: Literal["none", "bias", "statistics"] = "statistics"
+    keep: tuple[str, ...] = ()
+    edges: Literal[8, 32] = 8
+    images: DataOptions = field(default_factory=DataOptions)
+    samples: int = 256
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    force: bool = False
+    json: JsonFile = None
+
+
+def run(options: Options) -> None:
+    """Export, and say what computes in floating point."""
+    report = _export(options)
+    say(
+        f"{report.path}: {report.bytes} bytes; onnxruntime agrees with the source on {100 * report.top1_agreement:.2f} % of "
+        f"{report.samples} images, largest logit difference {report.max_logit_difference:.3g}"
+    )
+    if options.form in ("packed", "inlined"):
+        for layer in report.layers:
+            if layer.reason and layer.operator != "Gemm":
+                say(f"  {layer.name} computes in floating point: {layer.reason}")
+    write_json(options.json, asdict(report))
+
+
+def _export(o: Options) -> "ExportReport":
+    from bitplane.export import Quantization, evenly, export_file, export_run
+
+    how = Quantization(o.weights, o.activations, o.calibration, o.correction, o.keep, o.edges)
+    if o.source.suffix not in FILES:
+        return export_run(o.source, o.output, o.samples, quantization=how, form=o.form, force=o.force)
+    if o.images.data is None:
+        raise UsageError(f"{o.source}: give --data, the images to calibrate and check on")
+    if bool(o.mean) != bool(o.std):
+        raise UsageError("--mean and --std go together; both are in pixels, 0 to 255")
+    loaded = o.images.load()
+    common: dict[str, Any] = {"quantization": how, "form": o.form, "normalize": (o.mean, o.std) if o.mean else None}
+    metadata = {"dataset": loaded.name}
+    return export_file(o.source, o.output, evenly(loaded.train.images, o.samples), metadata=metadata, force=o.force, **common)

@@ -1,0 +1,78 @@
+"""`bitplane train`."""
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from tyro.conf import Fixed, Suppress
+
+from bitplane.cli.options import JsonFile
+from bitplane.cli.output import UsageError, write_json
+from bitplane.train.config import ModelConfig, TrainConfig, to_options
+
+
+@dataclass(frozen=True)
+class ModelOptions(ModelConfig):
+    """The network."""
+
+    # A run takes these from its data: they are no options.
+    classes: Suppress[Fixed[int]] = 10
+    channels: Suppress[Fixed[int]] = 3
+    zero_point: Suppress[Fixed[int]] = 121
+    pixel_scale: Suppress[Fixed[float]] = 64.0
+
+
+@dataclass(frozen=True)
+class RunOptions(TrainConfig):
+    """The run."""
+
+    model: ModelOptions = field(default_factory=ModelOptions)
+
+    def config(self) -> TrainConfig:
+        """The run's configuration."""
+        model = ModelConfig(**{f.name: getattr(self.model, f.name) for f in fields(ModelConfig)})
+        others = {f.name: getattr(self, f.name) for f in fields(TrainConfig) if f.name != "model"}
+        return TrainConfig(model=model, **others)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train a network into the folder OUTPUT.
+
+    Under `accelerate launch -m bitplane.cli train ...` several processes share the work.
+
+    Attributes:
+        output: folder of the run.
+        config: the run.
+        init: start from the weights of this finished run, or of a torchvision state_dict (.safetensors); a shallower network of
+            the same family will do: the blocks it lacks start as the identity.
+        resume: go on with OUTPUT from its newest checkpoint, by its stored configuration.
+        json: write the result to this file.
+    """
+
+    output: Path
+    config: RunOptions = field(default_factory=RunOptions)
+    init: Path | None = None
+    resume: bool = False
+    json: JsonFile = None
+
+
+def run(options: Options) -> None:
+    """Train, or go on with a run."""
+    from bitplane.train.loop import train
+
+    config = options.config.config()
+    if options.resume:
+        _refuse_other_options(config, options.output)
+    write_json(options.json, train(config, options.output, resume=options.resume, init=options.init))
+
+
+def _refuse_other_options(config: TrainConfig, folder: Path) -> None:
+    # A run is resumed by its stored configuration: an option that says otherwise would be ignored silently.
+    from bitplane.train.checkpoint import read_config
+
+    stored, default = to_options(read_config(folder)), to_options(TrainConfig())
+    for key, value in to_options(config).items():
+        if value not in (default[key], stored[key]):
+            raise UsageError(
+                f"{folder}: was trained with {key} {stored[key]}, not {value}; leave the option out, or use a new --output"
+            )
