@@ -161,7 +161,7 @@ def find_files(folder: Path, patterns: list[str], where: str) -> list[Path]:
         whole = folder / pattern
         try:
             matched = [whole] if whole.is_file() else sorted(_glob(folder, Path(pattern)))
-        except (OSError, ValueError, NotImplementedError) as e:
+        except (OSError, ValueError, NotImplementedError, IndexError) as e:
             raise StudyError(f"{where}: '{pattern}' is no pattern of files ({e})") from e
         if not any(p.is_file() for p in matched):
             raise StudyError(f"{where}: no file matches '{pattern}'")

@@ -4,8 +4,8 @@
 
 For each group: at each thread count all candidates take turns, one image at a time; once more at the largest thread count with
 many images at hand; cold starts one by one. Each candidate is a process (`measuring/worker.py`); a file of an engine's own
-format is made once (`conversion.py`). The two ways to measure are those of MLPerf Inference's single-stream and offline scenarios
-at short length; the results are not MLPerf results.
+format is made once (`conversion.py`). The two ways to measure are those of MLPerf Inference's single-stream and offline
+scenarios at short length; the results are not MLPerf results.
 """
 
 import tempfile
