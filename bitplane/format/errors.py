@@ -1,0 +1,7 @@
+"""The errors of `bitplane.format`."""
+
+from bitplane.errors import BitplaneError
+
+
+class MetadataError(BitplaneError):
+    """What a file says of itself cannot be used; one line that names the file and the key."""
