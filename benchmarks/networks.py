@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bitplane.benchmarks.description import GroupPlan, find_files
 from bitplane.benchmarks.errors import StudyError
+from bitplane.format.metadata import read_metadata
 
 if TYPE_CHECKING:
     from bitplane.train.data import Dataset
@@ -37,15 +38,16 @@ def packed_network(file: Path) -> Network:
 
     Raises:
         ModelError: it is not a packed file.
+        MetadataError: its metadata cannot be used.
     """
     from bitplane.runtime import InferenceSession
 
     session = InferenceSession(file)
-    meta = session.get_modelmeta().custom_metadata_map
-    weights, bits = meta["bitplane.level_set"], meta["bitplane.activation_bits"]
+    meta = read_metadata(session.get_modelmeta().custom_metadata_map, str(file))
+    bits = meta.activation_bits if meta.activation_bits is not None else "mixed"
     shape = tuple(int(d) for d in session.get_inputs()[0].shape[1:])
-    name = f"{meta['bitplane.model']} {weights}/{bits}"
-    return Network(name, file, weights, int(bits) if bits.isdigit() else 0, shape)
+    name = f"{meta.model} {meta.level_set}/{bits}"
+    return Network(name, file, meta.level_set, meta.activation_bits or 0, shape)
 
 
 def find_networks(

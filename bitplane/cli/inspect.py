@@ -1,12 +1,12 @@
 """`bitplane inspect`."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from bitplane.cli.options import JsonFile, Model
 from bitplane.cli.output import say, say_table, write_json
+from bitplane.format.metadata import read_metadata
 from bitplane.format.text import plain
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def run(options: Options) -> None:
 
     session = InferenceSession(options.model)
     meta, layers = dict(session.get_modelmeta().custom_metadata_map), session.layers()
+    known = read_metadata(meta, str(options.model))
     for key, value in sorted(meta.items()):
         say(f"{plain(key.removeprefix('bitplane.')):20} {plain(value)}")
     say()
@@ -50,9 +51,8 @@ def run(options: Options) -> None:
     )
     size, plain_bytes = options.model.stat().st_size, sum(layer.float_bytes for layer in layers)
     say(f"file: {size} bytes, {plain_bytes / size:.1f}x smaller than its float32 weights")
-    accuracy = json.loads(meta.get("bitplane.accuracy") or "{}")
-    if "test_top1" in accuracy:
-        say(f"accuracy in training: {100 * accuracy['test_top1']:.2f} % top-1 on {plain(meta.get('bitplane.dataset', ''))}")
+    if known.accuracy is not None:
+        say(f"accuracy in training: {100 * known.accuracy:.2f} % top-1 on {known.dataset}")
     document = {"metadata": meta, "layers": [asdict(layer) for layer in layers], "file_bytes": size}
     write_json(options.json, document | {"kernels": session.kernels(), "cost": asdict(cost)})
 

@@ -68,10 +68,10 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         UsageError: the path is no regular file, or cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
         if path.exists() and not path.is_file():
             raise UsageError(f"{path}: exists and is not a regular file; choose another path")
+        temporary = path.with_name(f".{path.name}.tmp")
         try:
             with temporary.open("wb") as f:
                 f.write(data)

@@ -1,6 +1,5 @@
 """`bitplane predict`."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +8,8 @@ from tyro.conf import Positional
 
 from bitplane.cli.options import JsonFile, Model
 from bitplane.cli.output import UsageError, say, write_json
+from bitplane.format.metadata import InputInfo, check_fit, read_metadata
+from bitplane.format.text import plain
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,27 +40,32 @@ def run(options: Options) -> None:
     from bitplane.runtime import InferenceSession
 
     session = InferenceSession(options.model)
-    meta = session.get_modelmeta().custom_metadata_map
-    classes, form = json.loads(meta["bitplane.classes"]), json.loads(meta["bitplane.input"])
+    label, (given,), (logits,) = str(options.model), session.get_inputs(), session.get_outputs()
+    meta = read_metadata(session.get_modelmeta().custom_metadata_map, label)
+    count = int(logits.shape[1])
+    check_fit(meta, label, tuple(int(d) for d in given.shape[1:]), count)
+    if meta.input is None or given.type != "tensor(uint8)":
+        raise UsageError(f"{label}: takes no images but arrays; run it with bitplane.runtime")
+    classes = meta.classes or tuple(str(i) for i in range(count))
     results: list[dict[str, Any]] = []
     for path in options.images:
-        logits = session.run(None, {"input": _read_image(path, form)[None]})[0][0].astype(np.float64)
-        p = np.exp(logits - logits.max())
+        values = session.run(None, {"input": _read_image(path, meta.input)[None]})[0][0].astype(np.float64)
+        p = np.exp(values - values.max())
         p /= p.sum()
         top = p.argsort()[::-1][:TOP]
-        say(f"{path}: " + ", ".join(f"{classes[i]} {100 * p[i]:.1f} %" for i in top))
+        say(f"{plain(str(path))}: " + ", ".join(f"{plain(classes[i], 100)} {100 * p[i]:.1f} %" for i in top))
         results.append({"image": str(path), "top": [{"class": classes[i], "probability": float(p[i])} for i in top]})
     write_json(options.json, results)
 
 
-def _read_image(path: Path, form: dict[str, Any]) -> "np.ndarray":
+def _read_image(path: Path, form: InputInfo) -> "np.ndarray":
     import numpy as np
     from PIL import Image, UnidentifiedImageError
 
-    height, width = form["size"]
+    height, width = form.size
     try:
         with Image.open(path) as image:
-            x = np.asarray(image.convert("L" if form["channels"] == 1 else "RGB").resize((width, height)), dtype=np.uint8)
+            x = np.asarray(image.convert("L" if form.channels == 1 else "RGB").resize((width, height)), dtype=np.uint8)
     except (OSError, UnidentifiedImageError, ValueError) as e:
         raise UsageError(f"{path}: not a readable image ({e}); give a PNG, JPEG or similar file") from e
     return x.reshape(height, width, -1).transpose(2, 0, 1).copy()
