@@ -15,13 +15,14 @@ from bitplane.format import names as fmt
 from bitplane.format.checksums import planes_sha256, weights_sha256
 from bitplane.format.functions import known_signatures, signature
 from bitplane.format.limits import MAX_ELEMENTS, MAX_FILE, MAX_NODES
+from bitplane.format.text import plain
 from bitplane.runtime.errors import ModelError
 from bitplane.runtime.model.graph import FileInfo, Model
 from bitplane.runtime.operators import OPERATORS
 from bitplane.runtime.operators.base import Node, Tensor
 from bitplane.runtime.operators.flatten import read_output
 from bitplane.runtime.operators.normalize import read_float_input
-from bitplane.runtime.operators.reader import Reader, plain
+from bitplane.runtime.operators.reader import Reader
 
 OWN_VERSION = tuple(int(v) for v in fmt.FORMAT_VERSION.split("."))
 

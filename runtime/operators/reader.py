@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 from bitplane.format.levels import LevelSet
 from bitplane.format.limits import MAX_CHANNELS, MAX_ELEMENTS, MAX_STRIDE, MAX_WORK
 from bitplane.format.pack import plane_bytes
+from bitplane.format.text import plain
 from bitplane.runtime.errors import ModelError
 from bitplane.runtime.operators.base import Tensor
 
-MAX_MESSAGE = 400
-"""Characters of a message; names in a file may be longer."""
 LOADED = "input.features"
 """Name of a float32 input as features, channels last."""
 
@@ -28,12 +27,6 @@ _DTYPES: dict[int, type[np.generic]] = {
     onnx.TensorProto.INT8: np.int8,
     onnx.TensorProto.FLOAT: np.float32,
 }
-
-
-def plain(text: str) -> str:
-    """Text with names from the file in it, as one printable line of bounded length."""
-    short = text if len(text) <= MAX_MESSAGE else f"{text[: MAX_MESSAGE // 2]} ... {text[-MAX_MESSAGE // 2 :]}"
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in short)
 
 
 @dataclass(frozen=True)
