@@ -19,11 +19,13 @@ ROOMS = {"": "bitplane", "train": "train", "export": "export", "runtime": "runti
 MAY_IMPORT = {
     "bitplane": set(),
     "bitplane.format": {"bitplane.errors", "numpy", "onnx"},
-    "bitplane.cli": {"bitplane", "tyro", "numpy", "msgspec", "PIL"},
+    "bitplane.pixels": {"bitplane.errors", "bitplane.format", "numpy", "PIL"},
+    "bitplane.cli": {"bitplane", "tyro", "numpy", "msgspec"},
     "bitplane.train": {
         "bitplane.errors",
         "bitplane.format.levels",
-        *("torch", "torchvision", "accelerate", "safetensors", "sklearn", "numpy", "PIL", "tqdm", "filelock"),
+        "bitplane.pixels",
+        *("torch", "torchvision", "accelerate", "safetensors", "sklearn", "numpy", "tqdm", "filelock"),
     },
     "bitplane.export": {
         "bitplane.errors",
@@ -85,7 +87,11 @@ PUBLIC = {("bitplane", "bitplane.export"), ("bitplane", "bitplane.runtime")}
 """(module, what it imports) beside the table: the import root loads public names on first use."""
 
 LAZY = {
-    "bitplane.cli": {"bitplane.train", "bitplane.export", "bitplane.runtime", "bitplane.benchmarks", "PIL", "msgspec"},
+    "bitplane.cli": {
+        *("bitplane.train", "bitplane.export", "bitplane.runtime", "bitplane.benchmarks", "bitplane.pixels"),
+        *("numpy", "msgspec"),
+    },
+    "bitplane.pixels": {"numpy", "PIL"},
 }
 """What a row imports only inside of functions: `bitplane --help` stays fast, and the plain install works without torch."""
 
@@ -187,7 +193,7 @@ def test_every_room_is_typed(folder):
 
 
 @pytest.mark.parametrize(
-    "folder", ["__init__.py", "errors.py", "format", "cli", *(f for f in ROOMS.values() if f != "bitplane")]
+    "folder", ["__init__.py", "errors.py", "pixels.py", "format", "cli", *(f for f in ROOMS.values() if f != "bitplane")]
 )
 def test_the_type_checker_finds_every_room(folder):
     home = ROOT / folder if folder in ROOMS.values() else ROOT / "bitplane" / folder
