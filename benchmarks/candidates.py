@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bitplane.benchmarks.classes import match_classes
 from bitplane.benchmarks.conversion import convert, file_bytes
 from bitplane.benchmarks.description import GroupPlan, find_files
-from bitplane.benchmarks.errors import PeerError
-from bitplane.benchmarks.images import CALIBRATION, Images, random_images
+from bitplane.benchmarks.errors import PeerError, StudyError
+from bitplane.benchmarks.images import CALIBRATION, Images, LabeledImages, random_images
 from bitplane.benchmarks.networks import Network, find_networks
 from bitplane.benchmarks.peers import LAYER_PEERS, OWN, PEERS, missing_packages
 from bitplane.benchmarks.results import Row
@@ -72,7 +73,8 @@ def network_candidates(g: GroupPlan, sources: Sources, temporary: Path) -> tuple
     images = sources.images(g.data) if g.data else random_images(networks[0].shape)
     arrays = {"images": images.calibration[:CALIBRATION]}
     if images.test is not None:
-        arrays |= {"test_images": images.test[0], "test_labels": images.test[1]}
+        pixels, labels = _matched(images.test, images, networks)
+        arrays |= {"test_images": pixels, "test_labels": labels}
     for name, value in arrays.items():
         np.save(temporary / f"{name}.npy", value)
     common = {name: str(temporary / f"{name}.npy") for name in arrays}
@@ -85,6 +87,25 @@ def network_candidates(g: GroupPlan, sources: Sources, temporary: Path) -> tuple
             mine = [_twin(networks, twin, PEERS[engine].bits)] if twin is not None else []
         found += [_candidate(n, engine, sources.work, common) for n in mine]
     return images, found
+
+
+def _matched(test: LabeledImages, images: Images, networks: list[Network]) -> LabeledImages:
+    """The test images with the networks' labels: classes are matched by name.
+
+    Raises:
+        StudyError: a class of the images is none of a network's, or networks order their classes differently.
+    """
+    pixels, labels = test
+    found = [
+        match_classes(images.classes, n.classes, len(n.classes), images.name, n.file.name)[labels]
+        for n in networks
+        if images.classes and n.classes
+    ]
+    if any(not np.array_equal(other, found[0]) for other in found):
+        raise StudyError(
+            f"the networks {', '.join(n.file.name for n in networks)} order the classes of {images.name} differently"
+        )
+    return pixels, found[0] if found else labels
 
 
 def _twin(networks: list[Network], file: Path, bits: int) -> Network:

@@ -10,6 +10,9 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from bitplane.train.data import Dataset
 
+LabeledImages = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
+"""Images [N, C, H, W] and labels [N]."""
+
 CALIBRATION = 256
 """Images that int8 peers are calibrated on."""
 
@@ -22,11 +25,13 @@ class Images:
         name: of the data set; "" for random pixels.
         calibration: uint8 [N, C, H, W]; the first are timed.
         test: images and labels int64 [N], or None.
+        classes: names of the classes, by label; () where they are the network's own.
     """
 
     name: str
     calibration: npt.NDArray[np.uint8]
-    test: tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]] | None
+    test: LabeledImages | None
+    classes: tuple[str, ...] = ()
 
 
 def random_images(shape: tuple[int, ...]) -> Images:
@@ -58,4 +63,4 @@ class ImageSource:
 
         found = self.dataset(name)
         test = found.test.images.numpy(), found.test.labels.numpy()
-        return Images(found.name, evenly(found.train.images, CALIBRATION).numpy(), test)
+        return Images(found.name, evenly(found.train.images, CALIBRATION).numpy(), test, found.classes)

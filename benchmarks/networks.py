@@ -24,6 +24,7 @@ class Network:
         weights: level set.
         activations: bits.
         shape: [C, H, W] of an image; () where it is not known.
+        classes: names of its classes, in the order of its logits; () where it names none.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Network:
     weights: str
     activations: int
     shape: tuple[int, ...] = ()
+    classes: tuple[str, ...] = ()
 
 
 def packed_network(file: Path) -> Network:
@@ -47,7 +49,7 @@ def packed_network(file: Path) -> Network:
     bits = meta.activation_bits if meta.activation_bits is not None else "mixed"
     shape = tuple(int(d) for d in session.get_inputs()[0].shape[1:])
     name = f"{meta.model} {meta.level_set}/{bits}"
-    return Network(name, file, meta.level_set, meta.activation_bits or 0, shape)
+    return Network(name, file, meta.level_set, meta.activation_bits or 0, shape, meta.classes)
 
 
 def find_networks(

@@ -1,19 +1,26 @@
 """`bitplane eval`."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bitplane.cli.options import DataOptions, JsonFile, Model
-from bitplane.cli.output import UsageError, say, write_json
+from bitplane.cli.options import DATA_SETS, DataOptions, JsonFile, Model
+from bitplane.cli.output import UsageError, at_least, say, write_json
 
 if TYPE_CHECKING:
-    from bitplane.train.data import Split
+    import numpy as np
+
+    from bitplane.format.metadata import Metadata
+    from bitplane.train.data.dataset import Split
 
 
 @dataclass(frozen=True)
 class Options:
     """Measure the accuracy of a file on the test split of a data set.
+
+    Classes are matched by name: a folder may have some of the model's classes, in any order. Its images are made into what the
+    model takes.
 
     Attributes:
         model: a packed file (or, with onnxruntime, a float one).
@@ -34,14 +41,57 @@ def run(options: Options) -> None:
     """Run all test images."""
     from bitplane.benchmarks.measuring.timing import accuracy
 
+    at_least("--agreement", options.agreement, 0)
     session = _open(options.model, options.engine)
-    test = options.images.load().test
-    top1 = accuracy(lambda x: session.run(None, {"input": x})[0], test.images.numpy(), test.labels.numpy())
-    say(f"{options.model}: top-1 {100 * top1:.2f} % on {len(test.labels)} images ({options.engine})")
-    document: dict[str, Any] = {"top1": top1, "images": len(test.labels), "engine": options.engine}
+    images, labels = _test_images(options, session)
+    name = session.get_inputs()[0].name
+    top1 = accuracy(lambda x: session.run(None, {name: x})[0], images, labels)
+    say(f"{options.model}: top-1 {100 * top1:.2f} % on {len(labels)} images ({options.engine})")
+    document: dict[str, Any] = {"top1": top1, "images": len(labels), "engine": options.engine}
     if options.agreement > 0:
-        document["agreement"] = _agreement(options.model, test, options.agreement)
+        document["agreement"] = _agreement(options.model, images, options.agreement)
     write_json(options.json, document)
+
+
+def _test_images(options: Options, session: Any) -> "tuple[np.ndarray, np.ndarray]":
+    """Images of the test split, and the number of each one's logit."""
+    from bitplane.benchmarks.classes import match_classes
+    from bitplane.format.metadata import read_metadata
+
+    label, data = str(options.model), options.images.data or "digits"
+    meta = read_metadata(session.get_modelmeta().custom_metadata_map, label)
+    if data in DATA_SETS or not Path(data).is_dir():
+        loaded = options.images.load()
+        test, names = loaded.test, loaded.classes
+    else:
+        test, names = _folder(options, Path(data), meta, session.get_inputs()[0].shape[1:])
+    images = test.images.numpy()
+    return images, match_classes(names, meta.classes, _logits(session, images), data, label)[test.labels.numpy()]
+
+
+def _folder(options: Options, root: Path, meta: "Metadata", shape: Sequence[Any]) -> "tuple[Split, tuple[str, ...]]":
+    """The test split of a folder, made into what the network takes, and the names of its classes."""
+    from bitplane.pixels import PixelForm
+    from bitplane.train.data.folder import class_names, load_split, test_folder
+
+    split = test_folder(root)
+    if split is None:
+        raise UsageError(f"{root}: expected a folder test/ (or val/) with one folder a class")
+    size = options.images.size
+    form = PixelForm((size, size) if size else None)
+    if meta.input is not None:
+        form = PixelForm.of(meta.input)
+    elif len(shape) == 3 and all(isinstance(d, int) for d in shape):
+        form = PixelForm((shape[1], shape[2]), shape[0])
+    if size and form.size != (size, size):
+        raise UsageError(f"--size {size}: {options.model} takes images of {form.size}; leave the option out")
+    names = class_names(split)
+    return load_split(split, names, form), names
+
+
+def _logits(session: Any, images: "np.ndarray") -> int:
+    """Number of logits; images that the network does not take are refused by the engine."""
+    return int(session.run(None, {session.get_inputs()[0].name: images[:1]})[0].shape[1])
 
 
 def _open(model: Path, engine: str) -> Any:
@@ -56,13 +106,13 @@ def _open(model: Path, engine: str) -> Any:
     return session(str(model), 0)
 
 
-def _agreement(model: Path, test: "Split", count: int) -> dict[str, Any]:
+def _agreement(model: Path, images: "np.ndarray", count: int) -> dict[str, Any]:
     import numpy as np
 
     from bitplane.benchmarks.agreement import agreement
 
-    picked = np.linspace(0, len(test.labels) - 1, min(count, len(test.labels))).astype(int)
-    found = agreement(model, test.images.numpy()[picked])
+    picked = np.linspace(0, len(images) - 1, min(count, len(images))).astype(int)
+    found = agreement(model, images[picked])
     say(
         f"bitplane and onnxruntime on {found.images} images: {found.different_codes} of {found.codes} activation codes and "
         f"{found.different_features} of {found.features} features differ; largest logit difference "

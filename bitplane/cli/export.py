@@ -6,14 +6,33 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
-from bitplane.cli.options import DataOptions, JsonFile, OutputPath
-from bitplane.cli.output import UsageError, say, write_json
+from bitplane.cli.options import DATA_SETS, JsonFile, OutputPath
+from bitplane.cli.output import UsageError, at_least, say, write_json
 
 if TYPE_CHECKING:
     from bitplane.export import ExportReport
 
 FILES = (".onnx", ".safetensors", ".pth", ".pt")
 """Names of files; any other SOURCE is the folder of a run."""
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """The images for calibration and the check.
+
+    Attributes:
+        data: digits, cifar10, cifar100, or the path of a folder train/<class>/* or <class>/*.
+        data_dir: where torchvision's CIFAR files are, or are put.
+        size: resize a folder's images to this side, or to this height and width; default: theirs, which must then agree.
+        channels: make a folder's images grey (1) or RGB (3).
+        download: download CIFAR if it is not in `data_dir`.
+    """
+
+    data: str | None = None
+    data_dir: str = "data"
+    size: tuple[int, ...] = ()
+    channels: Literal[1, 3] = 3
+    download: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,7 +67,7 @@ class Options:
     correction: Literal["none", "bias", "statistics"] = "statistics"
     keep: tuple[str, ...] = ()
     edges: Literal[8, 32] = 8
-    images: DataOptions = field(default_factory=DataOptions)
+    images: SampleOptions = field(default_factory=SampleOptions)
     samples: int = 256
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
@@ -71,8 +90,9 @@ def run(options: Options) -> None:
 
 
 def _export(o: Options) -> "ExportReport":
-    from bitplane.export import Quantization, evenly, export_file, export_run
+    from bitplane.export import Quantization, export_file, export_run
 
+    at_least("--samples", o.samples, 1)
     how = Quantization(o.weights, o.activations, o.calibration, o.correction, o.keep, o.edges)
     if o.source.suffix not in FILES:
         return export_run(o.source, o.output, o.samples, quantization=how, form=o.form, force=o.force)
@@ -80,7 +100,24 @@ def _export(o: Options) -> "ExportReport":
         raise UsageError(f"{o.source}: give --data, the images to calibrate and check on")
     if bool(o.mean) != bool(o.std):
         raise UsageError("--mean and --std go together; both are in pixels, 0 to 255")
-    loaded = o.images.load()
+    images, name = _samples(o.images, o.images.data, o.samples)
     common: dict[str, Any] = {"quantization": how, "form": o.form, "normalize": (o.mean, o.std) if o.mean else None}
-    metadata = {"dataset": loaded.name}
-    return export_file(o.source, o.output, evenly(loaded.train.images, o.samples), metadata=metadata, force=o.force, **common)
+    return export_file(o.source, o.output, images, metadata={"dataset": name}, force=o.force, **common)
+
+
+def _samples(o: SampleOptions, data: str, count: int) -> tuple[Any, str]:
+    """Images (a tensor) spread evenly over the training split, and the name of the data set."""
+    from bitplane.export import evenly
+    from bitplane.pixels import PixelForm
+    from bitplane.train.config import DataConfig
+    from bitplane.train.data import load_data
+    from bitplane.train.data.folder import sample_folder
+
+    root = Path(data)
+    if data in DATA_SETS or not root.is_dir():
+        loaded = load_data(DataConfig(data, o.data_dir, o.download))
+        return evenly(loaded.train.images, count), loaded.name
+    if len(o.size) > 2 or any(side < 1 for side in o.size):
+        raise UsageError(f"--size {' '.join(map(str, o.size))}: give one side, or height and width")
+    size = (o.size[0], o.size[-1]) if o.size else None
+    return sample_folder(root, count, PixelForm(size, o.channels)), root.absolute().name

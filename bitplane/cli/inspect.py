@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from bitplane.cli.options import JsonFile, Model
 from bitplane.cli.output import say, say_table, write_json
-from bitplane.format.metadata import read_metadata
 from bitplane.format.text import plain
 
 if TYPE_CHECKING:
@@ -30,6 +29,7 @@ class Options:
 
 def run(options: Options) -> None:
     """Print metadata, layers, cost and size."""
+    from bitplane.format.metadata import read_metadata
     from bitplane.runtime import InferenceSession, model_cost
 
     session = InferenceSession(options.model)

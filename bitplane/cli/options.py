@@ -18,6 +18,10 @@ Model = Positional[Path]
 """A packed file."""
 
 
+DATA_SETS = ("digits", "cifar10", "cifar100")
+"""Names of data sets; any other name is a folder's path."""
+
+
 @dataclass(frozen=True)
 class DataOptions:
     """The images.

@@ -2,17 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tyro.conf import Positional
 
 from bitplane.cli.options import JsonFile, Model
 from bitplane.cli.output import UsageError, say, write_json
-from bitplane.format.metadata import InputInfo, check_fit, read_metadata
 from bitplane.format.text import plain
-
-if TYPE_CHECKING:
-    import numpy as np
 
 TOP = 3
 """Classes named for each image."""
@@ -37,6 +33,8 @@ def run(options: Options) -> None:
     """Print the likeliest classes of each image."""
     import numpy as np
 
+    from bitplane.format.metadata import check_fit, read_metadata
+    from bitplane.pixels import PixelForm, read_pixels
     from bitplane.runtime import InferenceSession
 
     session = InferenceSession(options.model)
@@ -47,25 +45,13 @@ def run(options: Options) -> None:
     if meta.input is None or given.type != "tensor(uint8)":
         raise UsageError(f"{label}: takes no images but arrays; run it with bitplane.runtime")
     classes = meta.classes or tuple(str(i) for i in range(count))
+    form = PixelForm.of(meta.input)
     results: list[dict[str, Any]] = []
     for path in options.images:
-        values = session.run(None, {"input": _read_image(path, meta.input)[None]})[0][0].astype(np.float64)
+        values = session.run(None, {"input": read_pixels(path, form)[None]})[0][0].astype(np.float64)
         p = np.exp(values - values.max())
         p /= p.sum()
         top = p.argsort()[::-1][:TOP]
         say(f"{plain(str(path))}: " + ", ".join(f"{plain(classes[i], 100)} {100 * p[i]:.1f} %" for i in top))
         results.append({"image": str(path), "top": [{"class": classes[i], "probability": float(p[i])} for i in top]})
     write_json(options.json, results)
-
-
-def _read_image(path: Path, form: InputInfo) -> "np.ndarray":
-    import numpy as np
-    from PIL import Image, UnidentifiedImageError
-
-    height, width = form.size
-    try:
-        with Image.open(path) as image:
-            x = np.asarray(image.convert("L" if form.channels == 1 else "RGB").resize((width, height)), dtype=np.uint8)
-    except (OSError, UnidentifiedImageError, ValueError) as e:
-        raise UsageError(f"{path}: not a readable image ({e}); give a PNG, JPEG or similar file") from e
-    return x.reshape(height, width, -1).transpose(2, 0, 1).copy()

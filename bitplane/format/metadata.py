@@ -91,12 +91,14 @@ def read_metadata(properties: Mapping[str, str], label: str) -> Metadata:
         MetadataError: a known key has a value that is not as `FORMAT.md` describes it, or exceeds a bound.
     """
     return Metadata(
-        *(_Value(properties, key, label).text() for key in (fmt.META_MODEL, fmt.META_METHOD, fmt.META_LEVEL_SET)),
-        _Value(properties, fmt.META_ACTIVATION_BITS, label).bits(),
-        _Value(properties, fmt.META_DATASET, label).text(),
-        _Value(properties, fmt.META_CLASSES, label).classes(),
-        _Value(properties, fmt.META_INPUT, label).input(),
-        _Value(properties, fmt.META_ACCURACY, label).accuracy(),
+        model=_Value(properties, fmt.META_MODEL, label).text(),
+        method=_Value(properties, fmt.META_METHOD, label).text(),
+        level_set=_Value(properties, fmt.META_LEVEL_SET, label).text(),
+        activation_bits=_Value(properties, fmt.META_ACTIVATION_BITS, label).bits(),
+        dataset=_Value(properties, fmt.META_DATASET, label).text(),
+        classes=_Value(properties, fmt.META_CLASSES, label).classes(),
+        input=_Value(properties, fmt.META_INPUT, label).input(),
+        accuracy=_Value(properties, fmt.META_ACCURACY, label).accuracy(),
     )
 
 

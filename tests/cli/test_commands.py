@@ -24,7 +24,7 @@ def pictures(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     for i, path in enumerate(sorted((ROOT / "examples" / "images").glob("*.png"))):
         for split in ("train", "test"):
-            target = folder / split / f"class{i % 2}" / path.name
+            target = folder / split / str(i % 2) / path.name  # classes without names are numbers
             target.parent.mkdir(parents=True, exist_ok=True)
             Image.open(path).save(target)
     return folder
@@ -76,7 +76,7 @@ def test_export_refuses_what_it_cannot_do_in_one_line(pictures, tmp_path, capsys
         ([FLOAT, "-o", tmp_path / "taken.onnx", "--data", pictures], "exists; add --force"),
         ([FLOAT, "-o", tmp_path / "x.onnx", "--data", pictures, "--mean", "3"], "--mean and --std go together"),
         ([FLOAT, "-o", tmp_path / "x.onnx", "--data", pictures, "--mean", "3", "--std", "4"], "takes uint8 pixels already"),
-        ([FLOAT, "-o", tmp_path / "x.onnx", "--data", pictures, "--samples", "0"], "`samples` (=0) must be at least 1"),
+        ([FLOAT, "-o", tmp_path / "x.onnx", "--data", pictures, "--samples", "0"], "--samples 0: must be at least 1"),
         ([FLOAT, "-o", tmp_path / "x.onnx", "--data", pictures, "--keep", "layer9.*"], "no layer is called 'layer9.*'"),
         ([tmp_path / "w.pth", "-o", tmp_path / "x.onnx", "--data", pictures], "is a pickle"),
         ([FLOAT, "-o", tmp_path / "x.onnx", "--data", "digits"], "the samples are [1, 16, 16]"),
