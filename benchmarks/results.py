@@ -203,7 +203,7 @@ def read_study(path: Path) -> Study:
     """
     try:
         study = msgspec.json.decode(path.read_bytes(), type=Study)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise StudyError(f"{path}: not a study's results ({e}); `bitplane study` writes one") from e
     if study.version != VERSION:
         raise StudyError(f"{path}: `version` is {study.version}, this bitplane reads {VERSION}; measure again")

@@ -1,4 +1,4 @@
-"""Measuring: contestants take turns in short rounds, so that a busy moment of the machine hits all of them."""
+"""Measuring: callables take turns in short rounds, so that a busy moment of the machine hits all of them."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -20,20 +20,20 @@ class Latency:
     calls: int
 
 
-def interleaved(contestants: Mapping[str, Callable[[], object]], rounds: int = 30, seconds: float = 0.01) -> dict[str, Latency]:
+def interleaved(calls: Mapping[str, Callable[[], object]], rounds: int = 30, seconds: float = 0.01) -> dict[str, Latency]:
     """Time callables in turns.
 
     Args:
-        contestants: name to callable.
+        calls: name to callable.
         rounds: turns each gets; the first is warm-up and left out.
         seconds: length of a turn.
 
     Returns:
         Name to statistics.
     """
-    times: dict[str, list[float]] = {name: [] for name in contestants}
+    times: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(rounds + 1):
-        for name, call in contestants.items():
+        for name, call in calls.items():
             end = time.perf_counter() + seconds
             while True:
                 t = time.perf_counter()
