@@ -5,6 +5,7 @@ import importlib
 import os
 import sys
 
+from bitplane.cli.arguments import remembered
 from bitplane.cli.output import UsageError, complain, say
 from bitplane.errors import BitplaneError
 
@@ -66,7 +67,8 @@ def _command(arguments: list[str]) -> int:
         options = tyro.cli(module.Options, prog=f"bitplane {name}", args=rest, config=(tyro.conf.OmitArgPrefixes,))
     except SystemExit as e:  # after --help, or an argument that is not one
         return int(e.code or 0)
-    module.run(options)
+    with remembered(rest):
+        module.run(options)
     return 0
 
 

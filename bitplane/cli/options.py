@@ -29,7 +29,8 @@ class DataOptions:
     Attributes:
         data: digits, cifar10, cifar100, or the path of a folder train/<class>/* and test/<class>/*.
         data_dir: where torchvision's CIFAR files are, or are put.
-        size: side in pixels to which the images of a folder are resized; 0 keeps theirs, which must then agree.
+        size: side in pixels to which the images of a folder are resized; 0 takes what the network takes where that is known, or
+            else keeps theirs, which must then agree.
         download: download CIFAR if it is not in `data_dir`.
     """
 

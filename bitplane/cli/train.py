@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tyro.conf import Fixed, Suppress
 
+from bitplane.cli.arguments import given
 from bitplane.cli.options import JsonFile
 from bitplane.cli.output import UsageError, write_json
 from bitplane.train.config import ModelConfig, TrainConfig, to_options
@@ -72,7 +73,7 @@ def _refuse_other_options(config: TrainConfig, folder: Path) -> None:
 
     stored, default = to_options(read_config(folder)), to_options(TrainConfig())
     for key, value in to_options(config).items():
-        if value not in (default[key], stored[key]):
+        if value != stored[key] and (key in given() or value != default[key]):
             raise UsageError(
                 f"{folder}: was trained with {key} {stored[key]}, not {value}; leave the option out, or use a new --output"
             )

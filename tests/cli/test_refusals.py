@@ -110,6 +110,11 @@ def test_a_run_of_another_model_is_not_resumed(refusal, run_folder) -> None:
     assert f"{run_folder}: was trained with model resnet20, not resnet32" in error
 
 
+def test_an_option_that_asks_for_its_default_is_not_ignored_where_the_run_has_another_value(refusal, run_folder) -> None:
+    error = refusal("train", "--output", run_folder, "--resume", "--epochs", "30")  # the default; the run has 1
+    assert f"{run_folder}: was trained with epochs 1, not 30" in error
+
+
 def test_a_full_disk_leaves_nothing_behind(refusal, run_folder, monkeypatch) -> None:
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -73,8 +73,10 @@ def test_report_writes_the_pages_again_and_refreshes_tables(results, tmp_path, c
     page = tmp_path / "page.md"
     page.write_text("Before.\n<!-- study: A group -->\nSTALE\n<!-- end -->\nAfter.\n")
     out = tmp_path / "out"
-    assert main(["report", str(results), "-o", str(out), "--refresh", str(page)]) == 0
+    json_file = tmp_path / "w.json"
+    assert main(["report", str(results), "-o", str(out), "--refresh", str(page), "--json", str(json_file)]) == 0
     assert {p.name for p in out.iterdir()} == {"study.json", "study.md", "study.html", "a-group.png"}
+    assert set(json.loads(json_file.read_text())["written"]) == {*map(str, out.iterdir()), str(page)}
     assert (out / "study.json").read_text() == results.read_text()
     assert (out / "a-group.png").read_bytes().startswith(b"\x89PNG")
     text = page.read_text()
