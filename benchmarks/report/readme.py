@@ -1,6 +1,7 @@
 """Figures in Markdown files: tables between markers, generated from a study, so that no number is typed by hand.
 
 <!-- study: NAME OF A GROUP -->         every engine at the smallest thread count, fastest first
+<!-- front: NAME OF A GROUP -->         its Pareto front, and the fastest row of every other library
 <!-- layers: NAME OF A GROUP -->        a group of single layers
 <!-- networks: NAME OF A GROUP -->      bitplane's own files: bytes and accuracy
 ...
@@ -11,6 +12,7 @@ import re
 
 from bitplane.benchmarks.errors import StudyError
 from bitplane.benchmarks.measuring import statistics
+from bitplane.benchmarks.pareto import pareto_front
 from bitplane.benchmarks.peers import OWN
 from bitplane.benchmarks.report.markdown import conditions, group_table, table
 from bitplane.benchmarks.report.tables import columns
@@ -18,7 +20,7 @@ from bitplane.benchmarks.results import Group, Row, Study
 from bitplane.format.text import markdown as safe
 from bitplane.format.text import plain
 
-BLOCK = re.compile(r"(<!-- (study|layers|networks): (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (study|front|layers|networks): (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def refresh(text: str, study: Study) -> str:
@@ -32,17 +34,34 @@ def refresh(text: str, study: Study) -> str:
     def block(found: re.Match[str]) -> str:
         if found[3] not in groups:
             raise StudyError(f"no group of the study is called '{found[3]}'; there are {', '.join(groups)}")
-        make = {"study": _engines, "layers": _layers, "networks": _networks}[found[2]]
+        make = {"study": _engines, "front": _front, "layers": _layers, "networks": _networks}[found[2]]
         return found[1] + "\n".join(make(groups[found[3]])) + "\n" + found[4]
 
     return BLOCK.sub(block, text)
 
 
 def _engines(g: Group) -> list[str]:
+    wanted = ["network", "engine", "ms", f"against {g.baseline}", "top-1", "file", "cold start ms", "peak MB"]
+    return _table(g, _by_latency(g), wanted)
+
+
+def _front(g: Group) -> list[str]:
+    rows = _by_latency(g)
+    front = {id(r) for r in pareto_front(rows)}
+    fastest = {r.engine.split()[0]: id(r) for r in reversed(rows) if r.engine != OWN}  # "OpenVINO int8": OpenVINO
+    rows = [r for r in rows if id(r) in front | set(fastest.values())]
+    return _table(g, rows, ["network", "engine", "ms", f"against {g.baseline}", "top-1", "file"])
+
+
+def _by_latency(g: Group) -> list[Row]:
+    """The rows of the smallest thread count, fastest first."""
     least = min(r.threads for r in g.rows)
     timed = [(r.stream.ms.value, r) for r in g.rows if r.threads == least and r.stream is not None]
-    rows = [r for _, r in sorted(timed, key=lambda t: t[0])]
-    wanted = ["network", "engine", "ms", f"against {g.baseline}", "top-1", "file", "cold start ms", "peak MB"]
+    return [r for _, r in sorted(timed, key=lambda t: t[0])]
+
+
+def _table(g: Group, rows: list[Row], wanted: list[str]) -> list[str]:
+    least = rows[0].threads
     m = g.machine
     threads = "one thread" if least == 1 else f"{least} threads"
     features = ", ".join(f for f in m.features if f in ("avx2", "avx512f", "avx512_vnni", "avx512_vpopcntdq", "asimddp"))

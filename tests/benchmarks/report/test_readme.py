@@ -23,7 +23,7 @@ def test_the_tables_of_a_page_are_those_of_the_study(page):
 
 def test_the_readme_has_no_figure_beside_them():
     text = re.sub(
-        r"<!-- (study|layers|networks): .+? -->.*?<!-- end -->", "", (ROOT / "README.md").read_text(), flags=re.DOTALL
+        r"<!-- (study|front|layers|networks): .+? -->.*?<!-- end -->", "", (ROOT / "README.md").read_text(), flags=re.DOTALL
     )
     text = re.sub(r"^ {4}.*$", "", text, flags=re.MULTILINE)  # commands
     assert re.findall(r"\d[\d.,]*\s*(?:%|ms\b|us\b|MB\b|x faster|times)", text) == []
