@@ -15,7 +15,7 @@ ternary, one thread, interleaved medians; Zen 5: ResNet-18's 3x3 layers of 256 c
 | | 8 | 246 G multiply-adds/s | 470 G multiply-adds/s | 18 : 13 |
 
 and of single layers on the Zen 3 (`runtime.inspect.single_layer`, each product forced by another `choose.codes_cost`, as
-tests/runtime/test_layers.py does; least of 40 interleaved times, and in brackets thousands of estimated instructions):
+tests/runtime/kernels/test_layers.py does; least of 40 interleaved times, and in brackets thousands of estimated instructions):
 
 | layer | bits | by popcounts | by byte products | by look-ups |
 |---|---|---|---|---|

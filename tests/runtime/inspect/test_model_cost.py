@@ -8,7 +8,7 @@ import pytest
 from bitplane.runtime import InferenceSession, InputError, model_cost
 from bitplane.runtime.kernels.target import CPUS
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FIXTURES = ROOT / "tests" / "fixtures"
 COUNTED = json.loads((ROOT / "tests" / "benchmarks" / "instructions.json").read_text())[
     "instructions"

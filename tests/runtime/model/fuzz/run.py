@@ -1,6 +1,6 @@
 """Ten thousand mutants of packed files, each refused in one line or computed as onnxruntime computes it.
 
-    python tests/runtime/fuzz/run.py --count 10000 --json fuzz.json
+    python tests/runtime/model/fuzz/run.py --count 10000 --json fuzz.json
 
 Mutants run in other processes, a few hundred each, with a limit on address space and on processor time of each mutant: one that
 crashes or hangs ends its process and is named by its seed. `--show SEED` runs one here, without limits; `--write SEED FILE`
@@ -26,7 +26,7 @@ from onnx import helper
 if TYPE_CHECKING:
     import onnxruntime
 
-TESTS = Path(__file__).resolve().parents[2]
+TESTS = Path(__file__).resolve().parents[3]
 SOURCES = [
     TESTS / "fixtures/format-1.1/every-operator.onnx",
     TESTS / "fixtures/format-1.1/ternary4.onnx",
@@ -47,7 +47,7 @@ GOOD = ("refused", "equal", "equal node by node", "equal to the reference", "not
 
 equal                   onnxruntime's logits
 equal node by node      a quantizer reads float sums, whose order is not specified: each node, of our inputs, is onnxruntime's
-equal to the reference  onnxruntime does not open the file; the logits are those of `kernels/reference.py`
+equal to the reference  onnxruntime does not open the file; the logits are those of `runtime/inspect/reference.py`
 not finite              the network overflows float32 and onnxruntime's logits are infinite or NaN
 too large to run        accepted, but more than MOST_WORK multiply-adds
 """

@@ -1,6 +1,6 @@
 """A model from a stranger is refused, in one line, before anything is opened or allocated for it, or runs as it says.
 
-`pytest tests/runtime/test_safety.py --durations=0` shows how long each refusal takes.
+`pytest tests/runtime/model/test_safety.py --durations=0` shows how long each refusal takes.
 """
 
 import os
@@ -16,7 +16,7 @@ from bitplane.format import names as fmt
 from bitplane.format.functions import function
 from bitplane.runtime import InferenceSession, ModelError
 
-EXAMPLE = Path(__file__).resolve().parents[1] / "fixtures" / "format-1.1" / "ternary4.onnx"
+EXAMPLE = Path(__file__).resolve().parents[2] / "fixtures" / "format-1.1" / "ternary4.onnx"
 
 
 @pytest.fixture

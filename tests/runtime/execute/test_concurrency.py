@@ -15,7 +15,7 @@ import pytest
 from bitplane.runtime import InferenceSession, SessionOptions
 from bitplane.runtime.execute.threads import Part
 
-MODEL = Path(__file__).resolve().parents[1] / "fixtures" / "format-1" / "ternary2.onnx"
+MODEL = Path(__file__).resolve().parents[2] / "fixtures" / "format-1" / "ternary2.onnx"
 LIMIT = 60
 """Seconds after which a test that waits for another thread gives up; none of them waits when it passes."""
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).resolve().parent
-NETWORKS = [HERE / f"test_{name}.py" for name in ("networks", "graphs", "kernels", "float_layers", "layers")]
+HERE = Path(__file__).resolve().parents[1]
+MODULES = ("test_networks", "test_graphs", "test_float_layers", "kernels/test_kernels", "kernels/test_layers")
+NETWORKS = [HERE / f"{name}.py" for name in MODULES]
 FILES = [HERE.parent / "test_golden.py", HERE.parent / "test_examples.py"]
 
 pytestmark = [

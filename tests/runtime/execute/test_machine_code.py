@@ -12,7 +12,7 @@ import pytest
 
 from bitplane.runtime.execute import machine_code
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 MODEL = ROOT / "tests" / "fixtures" / "format-1" / "ternary2.onnx"
 SCRIPT = """
 import sys

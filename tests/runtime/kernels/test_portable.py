@@ -1,8 +1,8 @@
 """The same bits on every processor, with any number of threads, in any batch.
 
 `fixtures/digests.json` holds a hash of the logits of 32 images for every golden file and some examples, written once (for a new
-file: `python tests/runtime/test_portable.py FILE ...` prints it). CI compares them under the AVX2 and the generic form too, and
-on whatever processor it runs; AVX-512 and arm64 are to give the same.
+file: `python tests/runtime/kernels/test_portable.py FILE ...` prints it). CI compares them under the AVX2 and the generic form
+too, and on whatever processor it runs; AVX-512 and arm64 are to give the same.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ import pytest
 
 from bitplane.runtime import InferenceSession
 
-TESTS = Path(__file__).resolve().parents[1]
+TESTS = Path(__file__).resolve().parents[2]
 DIGESTS = json.loads((TESTS / "fixtures" / "digests.json").read_text())
 GOLDEN = sorted(TESTS.glob("fixtures/format-*/*.onnx"))
 
