@@ -110,8 +110,8 @@ def _matched(test: LabeledImages, images: Images, networks: list[Network]) -> La
 
 def _twin(networks: list[Network], file: Path, bits: int) -> Network:
     """The float twin as an engine runs it."""
-    names = {n.name.partition(" ")[0] for n in networks}
-    name = names.pop() if len(names) == 1 else "float twin"
+    models = {n.model for n in networks}
+    name = models.pop() if len(models) == 1 else "float twin"
     return Network(name, file, "float32" if bits == 32 else f"int{bits}", bits)
 
 

@@ -23,6 +23,7 @@ class Network:
         file: where it is.
         weights: level set.
         activations: bits.
+        model: architecture.
         shape: [C, H, W] of an image; () where it is not known.
         classes: names of its classes, in the order of its logits; () where it names none.
     """
@@ -31,6 +32,7 @@ class Network:
     file: Path
     weights: str
     activations: int
+    model: str = ""
     shape: tuple[int, ...] = ()
     classes: tuple[str, ...] = ()
 
@@ -49,7 +51,7 @@ def packed_network(file: Path) -> Network:
     bits = meta.activation_bits if meta.activation_bits is not None else "mixed"
     shape = tuple(int(d) for d in session.get_inputs()[0].shape[1:])
     name = f"{meta.model} {meta.level_set}/{bits}"
-    return Network(name, file, meta.level_set, meta.activation_bits or 0, shape, meta.classes)
+    return Network(name, file, meta.level_set, meta.activation_bits or 0, meta.model, shape, meta.classes)
 
 
 def find_networks(
@@ -96,7 +98,7 @@ def _untrained(g: GroupPlan, work: Path) -> tuple[list[Network], Path]:
         config: dict[str, Any] = {"model": g.model, "weights": levels, "activations": int(bits), "classes": 1000}
         to_onnx(untrained_model(ModelConfig(**config), pixels), pixels, out)
     networks = [packed_network(made[e]) for e in g.low_bit]
-    named = [replace(n, name=f"{g.model} {e}") for n, e in zip(networks, g.low_bit, strict=True)]
+    named = [replace(n, name=f"{g.model} {e}", model=g.model) for n, e in zip(networks, g.low_bit, strict=True)]
     return named, made["float/32"]
 
 
