@@ -5,7 +5,9 @@ A file may come from a stranger: sizes are bounded before anything is allocated,
 """
 
 import math
+import os
 import re
+import stat
 from pathlib import Path
 
 import onnx
@@ -18,6 +20,7 @@ from bitplane.format.limits import MAX_ELEMENTS, MAX_FILE, MAX_NODES
 from bitplane.format.text import plain
 from bitplane.runtime.errors import ModelError
 from bitplane.runtime.model.graph import FileInfo, Model
+from bitplane.runtime.model.scan import scan
 from bitplane.runtime.operators import OPERATORS
 from bitplane.runtime.operators.base import Node, Tensor
 from bitplane.runtime.operators.flatten import read_output
@@ -40,20 +43,10 @@ def parse(source: str | Path | bytes) -> Model:
         ModelError: the file is missing, truncated, not ONNX, altered, of an unknown version, or breaks a rule of the format.
     """
     label = "<bytes>" if isinstance(source, bytes) else plain(str(source))
-    try:
-        size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
-        if size > MAX_FILE:
-            raise ModelError(f"{label}: has {size} bytes, at most {MAX_FILE} are read; is it a packed file?")
-        data = source if isinstance(source, bytes) else _read(Path(source))
-    except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ModelError(f"{label}: cannot be read ({reason}); check the path") from None
-    try:
-        if not data:  # protobuf reads it as a message without fields
-            raise ValueError
-        proto = onnx.load_model_from_string(data)
-    except (DecodeError, ValueError):
-        raise ModelError(f"{label}: not an ONNX model, or truncated; export it again") from None
+    data = source if isinstance(source, bytes) else _read(Path(source), label)
+    if len(data) > MAX_FILE:
+        raise ModelError(f"{label}: has {len(data)} bytes, at most {MAX_FILE} are read; is it a packed file?")
+    proto = _load(data, label)
     try:
         return _model(Reader(label, proto), proto)
     except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
@@ -63,9 +56,35 @@ def parse(source: str | Path | bytes) -> Model:
         raise ModelError(f"{label}: its weights need more memory than this process can have") from None
 
 
-def _read(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(MAX_FILE + 1)  # a device has no size and may have no end
+def _read(path: Path, label: str) -> bytes:
+    """The bytes of a regular file, opened once and read as far as it goes."""
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))  # a pipe would block
+        with open(handle, "rb") as file:
+            found = os.fstat(handle)
+            if not stat.S_ISREG(found.st_mode):
+                raise ModelError(f"{label}: is not a regular file; give the path of a packed file, or its bytes")
+            if found.st_size > MAX_FILE:
+                raise ModelError(f"{label}: has {found.st_size} bytes, at most {MAX_FILE} are read; is it a packed file?")
+            return file.read(found.st_size)
+    except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ModelError(f"{label}: cannot be read ({reason}); check the path") from None
+    except MemoryError:
+        raise ModelError(f"{label}: is larger than the memory that this process can have") from None
+
+
+def _load(data: bytes, label: str) -> onnx.ModelProto:
+    """The message, once it is known that it will not grow."""
+    try:
+        if not data:  # protobuf reads it as a message without fields
+            raise ValueError
+        scan(data)
+        return onnx.load_model_from_string(data)
+    except (DecodeError, ValueError):
+        raise ModelError(f"{label}: not an ONNX model, or truncated; export it again") from None
+    except MemoryError:
+        raise ModelError(f"{label}: its entries would need far more memory than its bytes; it is no packed file") from None
 
 
 def _model(r: Reader, proto: onnx.ModelProto) -> Model:
