@@ -42,7 +42,11 @@ def repeated(descriptor, path=(), depth=1):
             yield from repeated(field.message_type, (*path, field.number), depth - 1)
 
 
-BOMBS = dict(repeated(onnx.ModelProto.DESCRIPTOR))
+BOMBS = {
+    **dict(repeated(onnx.ModelProto.DESCRIPTOR)),
+    **dict(repeated(onnx.NodeProto.DESCRIPTOR, (7, 1), 0)),
+    **dict(repeated(onnx.TensorProto.DESCRIPTOR, (7, 5), 0)),
+}
 
 
 def bomb(path, field):
@@ -54,8 +58,8 @@ def bomb(path, field):
 
 
 def test_the_bombs_are_of_every_kind():
-    assert len(BOMBS) > 25
-    assert {(7, 11), (7, 1), (7, 5), (14,), (25,), (7, 13)} <= set(BOMBS)
+    assert len(BOMBS) > 30
+    assert {(7, 11), (7, 1), (7, 5), (14,), (25,), (7, 13), (7, 1, 1), (7, 1, 5), (7, 5, 5), (7, 5, 7)} <= set(BOMBS)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs RLIMIT_AS and /proc")
