@@ -59,8 +59,8 @@ class ImageSource:
 
     def images(self, name: str) -> Images:
         """Calibration images spread evenly over the training split, and the whole test split."""
-        from bitplane.export import evenly
+        from bitplane.export import evenly_spaced
 
         found = self.dataset(name)
         test = found.test.images.numpy(), found.test.labels.numpy()
-        return Images(found.name, evenly(found.train.images, CALIBRATION).numpy(), test, found.classes)
+        return Images(found.name, evenly_spaced(found.train.images, CALIBRATION).numpy(), test, found.classes)

@@ -121,6 +121,6 @@ def _exported(g: GroupPlan, folder: Path, work: Path, load: "Callable[[str], Dat
     made = []
     for p in chosen:
         out = work / f"{p.folder.name}.onnx"
-        export_run(p.folder, out, force=True)  # whatever lies there may be of an older run
+        export_run(p.folder, None, out, force=True)  # whatever lies there may be of an older run
         made.append(out)
     return [m for m, p in zip(made, chosen, strict=True) if p.config.model.weights != "float"]

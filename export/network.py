@@ -2,245 +2,121 @@
 
 Values are real numbers in [N, C, H, W] layout ([N, K] after `Flatten`), named by strings; shapes are kept without the batch
 axis. A quantized activation is a *value*, code * step, not a code, and a low-bit weight is integers * unit: the same meaning
-as in QONNX. Only the packed writer turns values into integer codes.
+as in QONNX. Only the packed form turns values into integer codes.
 
-    source                  reader              network                       writer            file
-    torch module        ->  read_torch      ->  float or partly quantized
-    ONNX, QONNX         ->  read_onnx       ->    | fold: Affine into Conv
-                                                  | quantize: levels, steps, correction
+    source                  reader              network                       writer                file
+    torch module        ->  read/torch      ->  float or partly quantized
+    ONNX, QONNX         ->  read/onnx       ->    | passes/fold: Affine into Conv
+                                                  | passes/quantize: levels, steps, correction
                                                   v
                                                 every Conv has its final weight
-                                                                          ->  packed        ->  packed, inlined
-                                                                          ->  floating      ->  dequantized
-                                                                          ->  qonnx         ->  qonnx
+                                                                          ->  write/packed       ->  packed, inlined
+                                                                          ->  write/dequantized  ->  dequantized
+                                                                          ->  write/qonnx        ->  qonnx
 
-Nodes are frozen; a pass returns a new `Network`.
+A node is frozen, and its type has a file of its own in `nodes/`; a pass is a function that returns a new `Network`.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from bitplane.export.graph import GraphBuilder
 
 Float64 = NDArray[np.float64]
 Shape = tuple[int, ...]
 
+INPUT = "input"
+"""Name of the network's input."""
+
 
 @dataclass(frozen=True)
-class Weight:
-    """A convolution's weight, `integers * unit` or plain floats.
+class Node(ABC):
+    """One operation, which makes the value of its own name."""
 
-    Attributes:
-        floats: float64 [O, C / group, kh, kw], or None for an integer weight.
-        integers: int8 of the same shape, or None for a float weight.
-        unit: float64 [O], what one integer step is worth.
-        levels: "binary", "ternary", "quaternary", "int8", or "float".
-    """
-
-    floats: Float64 | None
-    integers: NDArray[np.int8] | None = None
-    unit: Float64 | None = None
-    levels: str = "float"
+    name: str
 
     @property
-    def values(self) -> Float64:
-        """The weight's values, float64; computed anew for an integer weight, which would take eight times its memory."""
-        if self.floats is not None:
-            return self.floats
-        assert self.integers is not None
-        assert self.unit is not None
-        return self.integers * self.unit[:, None, None, None]
+    @abstractmethod
+    def sources(self) -> tuple[str, ...]:
+        """Names of the values it reads."""
+
+    @abstractmethod
+    def renamed(self, names: Mapping[str, str]) -> Self:
+        """The same node reading its sources under their new names."""
+
+    @abstractmethod
+    def shape(self, inputs: Sequence[Shape]) -> Shape:
+        """Shape of its value, from those of its sources, all without the batch axis.
+
+        Raises:
+            ValueError: it does not fit its sources; the message names it.
+        """
+
+    @abstractmethod
+    def evaluate(self, inputs: list[Tensor]) -> Tensor:
+        """Its value, from those of its sources, in float32."""
+
+    @abstractmethod
+    def write(self, graph: "GraphBuilder") -> str:
+        """Append it in standard float32 operators, as the dequantized form has it; returns its value's name in the file."""
+
+    def write_packed(self, graph: "GraphBuilder") -> str | None:
+        """Append it as the packed form has it; returns None where nothing in the file needs its value as floats."""
+        return self.write(graph)
+
+    def write_qonnx(self, graph: "GraphBuilder") -> str:
+        """Append it as QONNX has it."""
+        return self.write(graph)
+
+    def evaluate_on(self, producer: "Node | None", inputs: list[Tensor]) -> Tensor:
+        """Its value, where `producer` makes its first source; exact where that allows integers."""
+        return self.evaluate(inputs)
+
+    def reads_codes(self, producer: "Node | None") -> bool:
+        """Whether the packed form computes it on the integer codes (or pixels) of `producer`, which makes its source."""
+        return False
+
+    def non_negative(self, known: Callable[[str], bool]) -> bool:
+        """Whether its value can only be zero or more; `known` tells the same of a source."""
+        return False
+
+
+@dataclass(frozen=True)
+class Unary(Node):
+    """A node that reads one value, whose shape its own has unless it says otherwise."""
+
+    source: str
 
     @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """(O, C / group, kh, kw)."""
-        stored = self.floats if self.integers is None else self.integers
-        assert stored is not None
-        o, c, kh, kw = stored.shape
-        return o, c, kh, kw
+    def sources(self) -> tuple[str, ...]:
+        """Names of the values it reads."""
+        return (self.source,)
 
+    def renamed(self, names: Mapping[str, str]) -> Self:
+        """The same node reading its sources under their new names."""
+        return replace(self, source=names.get(self.source, self.source))
 
-def integer_weight(integers: NDArray[np.int8], unit: Float64, levels: str) -> Weight:
-    """A weight of integers int8 [O, C, kh, kw] times `unit` float64 [O]."""
-    return Weight(None, integers, unit, levels)
+    def shape(self, inputs: Sequence[Shape]) -> Shape:
+        """Shape of its value."""
+        return inputs[0]
 
+    def image_shape(self, inputs: Sequence[Shape]) -> tuple[int, int, int]:
+        """Shape of its source, which must be [C, H, W].
 
-@dataclass(frozen=True)
-class Normalize:
-    """(pixel - mean) / std of uint8 pixels, mean and std float64 [C]."""
-
-    name: str
-    source: str
-    mean: Float64
-    std: Float64
-
-
-@dataclass(frozen=True)
-class Conv:
-    """A convolution with bias, or a fully connected layer as one over its whole input.
-
-    Attributes:
-        name: name of the layer and of its value.
-        source: what it reads.
-        weight: its weight.
-        bias: float64 [O].
-        strides: (y, x).
-        pads: (top, left, bottom, right).
-        group: groups of channels.
-        pad_value: value of the padding: 0, or the lower value of a `Sign`.
-        dense: the source called it fully connected; a file may write it so.
-    """
-
-    name: str
-    source: str
-    weight: Weight
-    bias: Float64
-    strides: tuple[int, int] = (1, 1)
-    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
-    group: int = 1
-    pad_value: float = 0.0
-    dense: bool = False
-
-
-@dataclass(frozen=True)
-class Affine:
-    """factor * x + offset, float64 [C] each: a BatchNorm that is not folded (yet)."""
-
-    name: str
-    source: str
-    factor: Float64
-    offset: Float64
-
-
-@dataclass(frozen=True)
-class Quantize:
-    """step * min(max(round(x / step), low), high), ties to even; low is 0 but for signed quantizers of other tools."""
-
-    name: str
-    source: str
-    step: float
-    high: int
-    low: int = 0
-
-
-@dataclass(frozen=True)
-class Sign:
-    """Scale where x >= 0 (or its channel's threshold, float64 [C]), else -scale."""
-
-    name: str
-    source: str
-    scale: float = 1.0
-    thresholds: Float64 | None = None
-
-
-@dataclass(frozen=True)
-class Relu:
-    """max(x, 0)."""
-
-    name: str
-    source: str
-
-
-@dataclass(frozen=True)
-class PRelu:
-    """x where x > 0, else slope * x; slope float64 [C]."""
-
-    name: str
-    source: str
-    slope: Float64
-
-
-@dataclass(frozen=True)
-class Add:
-    """Sum of two values of one shape."""
-
-    name: str
-    source: str
-    other: str
-
-
-@dataclass(frozen=True)
-class MaxPool:
-    """Sliding maximum; padding never wins."""
-
-    name: str
-    source: str
-    kernel: tuple[int, int]
-    strides: tuple[int, int]
-    pads: tuple[int, int, int, int]
-
-
-@dataclass(frozen=True)
-class GlobalAveragePool:
-    """Mean over all pixels: [C, H, W] to [C, 1, 1]."""
-
-    name: str
-    source: str
-
-
-@dataclass(frozen=True)
-class PadShortcut:
-    """x[:, ::steps[0], ::steps[1]] between `front` and `back` zero channels."""
-
-    name: str
-    source: str
-    steps: tuple[int, int]
-    front: int
-    back: int
-
-
-@dataclass(frozen=True)
-class Flatten:
-    """[C, H, W] to [C * H * W]."""
-
-    name: str
-    source: str
-
-
-@dataclass(frozen=True)
-class Kept:
-    """Any other ONNX node of one output, carried through unchanged.
-
-    Attributes:
-        name: name of its output.
-        inputs: its inputs in order: values, or names in `constants`; "" for one left out.
-        proto: operator and attributes.
-        constants: its constant inputs by name.
-        shape: shape of its output without the batch axis.
-    """
-
-    name: str
-    inputs: tuple[str, ...]
-    proto: NodeProto
-    constants: Mapping[str, NDArray[np.generic]]
-    shape: Shape
-
-
-Node = (
-    Normalize
-    | Conv
-    | Affine
-    | Quantize
-    | Sign
-    | Relu
-    | PRelu
-    | Add
-    | MaxPool
-    | GlobalAveragePool
-    | PadShortcut
-    | Flatten
-    | Kept
-)
-QUANTIZERS = (Quantize, Sign)
-
-
-def sources(node: Node) -> tuple[str, ...]:
-    """Names of the values a node reads."""
-    if isinstance(node, Kept):
-        return tuple(i for i in node.inputs if i and i not in node.constants)
-    return (node.source, node.other) if isinstance(node, Add) else (node.source,)
+        Raises:
+            ValueError: it is not.
+        """
+        if len(inputs[0]) != 3:
+            raise ValueError(f"{self.name}: reads a value of shape {list(inputs[0])}, expected [C, H, W]")
+        channels, height, width = inputs[0]
+        return channels, height, width
 
 
 @dataclass(frozen=True)
@@ -263,7 +139,7 @@ class Network:
     output: str
     shapes: Mapping[str, Shape] = field(default_factory=dict[str, Shape])
 
-    def with_nodes(self, nodes: tuple[Node, ...] | list[Node]) -> "Network":
+    def with_nodes(self, nodes: Sequence[Node]) -> "Network":
         """The same network with other nodes; its shapes are inferred anew."""
         return make_network(self.name, nodes, self.input_shape, self.pixels, self.output)
 
@@ -273,9 +149,9 @@ class Network:
 
     def readers(self) -> dict[str, list[Node]]:
         """The nodes that read each value."""
-        out: dict[str, list[Node]] = {"input": [], **{n.name: [] for n in self.nodes}}
+        out: dict[str, list[Node]] = {INPUT: [], **{n.name: [] for n in self.nodes}}
         for node in self.nodes:
-            for name in sources(node):
+            for name in node.sources:
                 out[name].append(node)
         return out
 
@@ -285,12 +161,7 @@ class Network:
         return int(np.prod(self.shapes[self.output]))
 
 
-INPUT = "input"
-
-
-def make_network(
-    name: str, nodes: tuple[Node, ...] | list[Node], input_shape: tuple[int, int, int], pixels: bool, output: str
-) -> Network:
+def make_network(name: str, nodes: Sequence[Node], input_shape: tuple[int, int, int], pixels: bool, output: str) -> Network:
     """A network with the shapes of its values.
 
     Raises:
@@ -308,38 +179,13 @@ def infer_shape(node: Node, shapes: Mapping[str, Shape]) -> Shape:
     Raises:
         ValueError: the node does not fit its input; the message names it.
     """
-    shape = _shape(node, shapes)
+    shape = node.shape([shapes[s] for s in node.sources])
     if min(shape, default=1) < 1:
-        raise ValueError(f"{node.name}: its input {list(shapes[sources(node)[0]])} is too small")
+        raise ValueError(f"{node.name}: its input {list(shapes[node.sources[0]])} is too small")
     return shape
 
 
-def _shape(node: Node, shapes: Mapping[str, Shape]) -> Shape:
-    if isinstance(node, Kept):
-        return node.shape
-    shape = shapes[node.source]
-    if isinstance(node, Conv | MaxPool | GlobalAveragePool | PadShortcut | Normalize) and len(shape) != 3:
-        raise ValueError(f"{node.name}: reads a value of shape {list(shape)}, expected [C, H, W]")
-    if isinstance(node, Conv):
-        o, c, kh, kw = node.weight.shape
-        if shape[0] != c * node.group:
-            raise ValueError(f"{node.name}: reads {shape[0]} channels, its weight takes {c * node.group}")
-        return o, *_window(shape, (kh, kw), node.strides, node.pads)
-    if isinstance(node, MaxPool):
-        return shape[0], *_window(shape, node.kernel, node.strides, node.pads)
-    if isinstance(node, GlobalAveragePool):
-        return shape[0], 1, 1
-    if isinstance(node, PadShortcut):
-        return node.front + shape[0] + node.back, -(-shape[1] // node.steps[0]), -(-shape[2] // node.steps[1])
-    if isinstance(node, Flatten):
-        return (int(np.prod(shape)),)
-    if isinstance(node, Add) and shapes[node.other] != shape:
-        raise ValueError(f"{node.name}: adds shapes {list(shape)} and {list(shapes[node.other])}, expected equal ones")
-    return shape
-
-
-def _window(
-    shape: Shape, kernel: tuple[int, int], strides: tuple[int, int], pads: tuple[int, int, int, int]
-) -> tuple[int, int]:
+def window(shape: Shape, kernel: tuple[int, int], strides: tuple[int, int], pads: tuple[int, int, int, int]) -> tuple[int, int]:
+    """Height and width of what a sliding window makes of [C, H, W]; pads are (top, left, bottom, right)."""
     height, width = ((shape[i + 1] + pads[i] + pads[i + 2] - kernel[i]) // strides[i] + 1 for i in (0, 1))
     return height, width

@@ -1,19 +1,19 @@
-"""QONNX out: the network with `Quant` and `BipolarQuant` nodes on float values, as FINN and hls4ml read it.
+"""QONNX's operators and what they mean (https://github.com/fastmachinelearning/qonnx, docs/qonnx-custom-ops).
 
-Values are real numbers; a weight is an initializer of the values it has, followed by a Quant that leaves them as they are and
-says how few bits they need (https://github.com/fastmachinelearning/qonnx, docs/qonnx-custom-ops). QONNX has no integer images:
-the input is float32 holding pixels 0 to 255.
+Values are real numbers; a weight is an initializer of the values it has, followed by a `Quant` that leaves them as they are and
+says how few bits they need.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, helper, numpy_helper
 
-from bitplane.export.builder import GraphBuilder, scalar
 from bitplane.export.errors import ExportError
-from bitplane.export.floating import write_node
-from bitplane.export.network import Conv, Network, Normalize, Quantize, Sign
+
+if TYPE_CHECKING:
+    from bitplane.export.graph import GraphBuilder
 
 DOMAIN = "qonnx.custom_op.general"
 DOMAIN_VERSION = 1
@@ -23,71 +23,25 @@ BITS = {"ternary": 2, "quaternary": 5, "int8": 8}
 """Bits of a signed Quant whose integers hold the level set: quaternary's are -10 to 10."""
 
 
-def write_qonnx(network: Network) -> ModelProto:
-    """Write a network as QONNX (opset 18), without metadata."""
-    builder = GraphBuilder()
-    for node in network.nodes:
-        if isinstance(node, Normalize):
-            builder.names[node.name] = _normalize(builder, node)
-        elif isinstance(node, Conv) and node.weight.integers is not None:
-            builder.names[node.name] = write_node(builder, node, weight=_weight(builder, node))
-        elif isinstance(node, Quantize):
-            builder.names[node.name] = _quantize(builder, node)
-        elif isinstance(node, Sign):
-            builder.names[node.name] = _sign(builder, node)
-        else:
-            builder.names[node.name] = write_node(builder, node)
-    return builder.model(replace(network, pixels=False), opsets=((DOMAIN, DOMAIN_VERSION),))
+@dataclass(frozen=True)
+class Quant:
+    """The options of a `Quant` of zero point 0.
 
+    Attributes:
+        bits: of its integers.
+        signed: whether they may be negative.
+        narrow: whether the range leaves out its extreme: the smallest signed, the largest unsigned.
+    """
 
-def _quant(b: GraphBuilder, name: str, value: str, scale: str, bits: int, *, signed: bool, narrow: bool) -> str:
-    inputs = [value, scale, b.constant("quant.zero_point", scalar(0)), b.constant(f"quant.bits_{bits}", scalar(bits))]
-    return b.node("Quant", name, inputs, DOMAIN, narrow=int(narrow), rounding_mode="ROUND", signed=int(signed))
+    bits: int
+    signed: bool
+    narrow: bool
 
-
-def _normalize(b: GraphBuilder, node: Normalize) -> str:
-    value = _quant(
-        b, f"{node.name}.bytes", b.names[node.source], b.constant("quant.one", scalar(1)), 8, signed=False, narrow=False
-    )
-    mean, std = (v.astype(np.float32).reshape(-1, 1, 1) for v in (node.mean, node.std))
-    value = b.node("Sub", f"{node.name}.sub", [value, b.constant(f"{node.name}.mean", mean)])
-    return b.node("Div", node.name, [value, b.constant(f"{node.name}.std", std)])
-
-
-def _sign(b: GraphBuilder, node: Sign) -> str:
-    value, scale = b.names[node.source], b.constant(f"{node.name}.scale", scalar(node.scale))
-    if node.thresholds is not None:
-        value = b.node("Sub", f"{node.name}.lowered", [value, b.channels(f"{node.name}.thresholds", node.thresholds)])
-    return b.node("BipolarQuant", node.name, [value, scale], DOMAIN)
-
-
-def _quantize(b: GraphBuilder, node: Quantize) -> str:
-    step = b.constant(f"{node.name}.step", scalar(node.step))
-    span = node.high - node.low
-    bits = span.bit_length()
-    narrow = span != 2**bits - 1
-    return _quant(b, node.name, b.names[node.source], step, bits, signed=node.low < 0, narrow=narrow)
-
-
-def _weight(b: GraphBuilder, conv: Conv) -> str:
-    w = conv.weight
-    assert w.integers is not None
-    assert w.unit is not None
-    unit = np.abs(w.unit).astype(np.float32).reshape(-1, 1, 1, 1)
-    sign = np.where(w.unit < 0, -1, 1).reshape(-1, 1, 1, 1)
-    values = b.constant(f"{conv.name}.weight", (w.integers * sign * unit).astype(np.float32))
-    scale = b.constant(f"{conv.name}.unit", unit)
-    if w.levels == "binary":
-        return b.node("BipolarQuant", f"{conv.name}.quant", [values, scale], DOMAIN)
-    return _quant(
-        b,
-        f"{conv.name}.quant",
-        values,
-        scale,
-        BITS[w.levels],
-        signed=True,
-        narrow=w.levels != "int8" or w.integers.min() > -128,
-    )
+    def write(self, graph: "GraphBuilder", name: str, value: str, scale: str) -> str:
+        """Append the node and return its value's name."""
+        inputs = [value, scale, graph.scalar("quant.zero_point", 0), graph.scalar(f"quant.bits_{self.bits}", self.bits)]
+        given = {"narrow": int(self.narrow), "rounding_mode": "ROUND", "signed": int(self.signed)}
+        return graph.node("Quant", name, inputs, DOMAIN, **given)
 
 
 def runnable(model: ModelProto) -> ModelProto:
@@ -136,7 +90,7 @@ def _quant_function(opset: OperatorSetIdProto) -> FunctionProto:
         return helper.make_node(kind, inputs.split(), [output])
 
     def constant(output: str, value: float) -> NodeProto:
-        return helper.make_node("Constant", [], [output], value=numpy_helper.from_array(scalar(value)))
+        return helper.make_node("Constant", [], [output], value=numpy_helper.from_array(np.asarray(value, np.float32)))
 
     nodes = [
         *_attribute_value("s", "signed"),
@@ -171,7 +125,7 @@ def _quant_function(opset: OperatorSetIdProto) -> FunctionProto:
 
 def _bipolar_function(opset: OperatorSetIdProto) -> FunctionProto:
     nodes = [
-        helper.make_node("Constant", [], ["zero"], value=numpy_helper.from_array(scalar(0))),
+        helper.make_node("Constant", [], ["zero"], value=numpy_helper.from_array(np.asarray(0, np.float32))),
         helper.make_node("GreaterOrEqual", ["x", "zero"], ["b"]),
         helper.make_node("Neg", ["scale"], ["negative"]),
         helper.make_node("Where", ["b", "scale", "negative"], ["y"]),

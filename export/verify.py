@@ -3,8 +3,7 @@
 1. The network as it was read computes what the source computes: logits, with the source's own activation values put in place of
    the network's, so that a value that falls on a tie counts for nothing.
 2. The file, run by onnxruntime, computes what the quantized network computes: the file's activation values are put in place of
-the
-   network's; what is left is rounding, in the codes (a tie may go either way) and in the logits, and both are held to limits.
+   the network's; what is left is rounding, in the codes (a tie may go either way) and in the logits, both within limits.
 3. The file against the source: what quantization changed. This one is reported, not limited.
 """
 
@@ -19,9 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bitplane.export.errors import ExportError
+from bitplane.export.errors import ExportError, first_line
 from bitplane.export.evaluate import evaluate
-from bitplane.export.network import QUANTIZERS, Network, Node, Quantize
+from bitplane.export.network import Network, Node
+from bitplane.export.nodes.quantize import Quantize
+from bitplane.export.nodes.sign import Sign
 from bitplane.format import names as fmt
 
 LOGIT_LIMIT = 1e-4
@@ -35,7 +36,7 @@ TIES = 4
 REFERENCE_SAMPLES = 32
 CODE_BYTES = 1 << 27
 """Bytes of all quantizers' values of the images that are compared value by value."""
-BATCH = 8
+BATCH_SIZE = 8
 
 Floats = NDArray[np.float32]
 
@@ -64,7 +65,7 @@ class Verification:
 
 def few(samples: Tensor, network: Network) -> Tensor:
     """At most `REFERENCE_SAMPLES` of the samples, evenly spaced; fewer where their codes would not fit `CODE_BYTES`."""
-    codes = sum(int(np.prod(network.shapes[n.name])) for n in network.nodes if isinstance(n, QUANTIZERS))
+    codes = sum(int(np.prod(network.shapes[n.name])) for n in network.nodes if isinstance(n, Quantize | Sign))
     count = max(1, min(REFERENCE_SAMPLES, CODE_BYTES // max(1, 4 * codes)))
     return samples[:: -(-len(samples) // count)]
 
@@ -98,7 +99,7 @@ def verify(file: onnx.ModelProto, network: Network, samples: Tensor, expected: F
         ExportError: the ONNX checker or onnxruntime refuses the model, or its logits or codes are not the network's.
     """
     made = {name for node in file.graph.node for name in node.output}
-    quantizers = [n for n in network.nodes if isinstance(n, QUANTIZERS) and n.name in made]
+    quantizers = [n for n in network.nodes if isinstance(n, Quantize | Sign) and n.name in made]
     chosen = few(samples, network)
     try:
         if len(file.functions) or all(n.domain == "" for n in file.graph.node):
@@ -107,8 +108,7 @@ def verify(file: onnx.ModelProto, network: Network, samples: Tensor, expected: F
         (logits,) = run_onnxruntime(file, samples)
         tapped, *taps = run_onnxruntime(file, chosen, [q.name for q in quantizers])
     except Exception as e:  # onnx and onnxruntime share no base class of their own
-        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-        raise ExportError(f"{network.name}: the exported graph is refused ({reason}); please report this defect") from e
+        raise ExportError(f"{network.name}: the exported graph is refused ({first_line(e)}); please report this defect") from e
     values = {q.name: _value(q, tap) for q, tap in zip(quantizers, taps, strict=True)}
     mismatch: dict[str, float] = {}
 
@@ -146,14 +146,14 @@ def _compare(name: str, what: str, found: Floats, exact: Floats, share: float) -
     return difference
 
 
-def _value(quantizer: Node, tap: NDArray[Any]) -> Tensor:
+def _value(quantizer: Quantize | Sign, tap: NDArray[Any]) -> Tensor:
     """The values of what the file calls by the quantizer's name: codes uint8, or values already."""
     out = torch.from_numpy(tap)
     if tap.dtype != np.uint8:
         return out
     if isinstance(quantizer, Quantize):
         return out.float() * float(np.float32(quantizer.step))
-    return (2.0 * out.float() - 1) * quantizer.scale  # pyright: ignore[reportAttributeAccessIssue]
+    return (2.0 * out.float() - 1) * quantizer.scale
 
 
 def run_onnxruntime(file: onnx.ModelProto, samples: Tensor, taps: Sequence[str] = ()) -> list[NDArray[Any]]:
@@ -174,7 +174,7 @@ def run_onnxruntime(file: onnx.ModelProto, samples: Tensor, taps: Sequence[str] 
     (own,) = session.get_inputs()
     feed = samples.numpy().astype(np.float32 if own.type == "tensor(float)" else np.uint8)
     names = [file.graph.output[0].name, *taps]
-    batch = own.shape[0] if isinstance(own.shape[0], int) else BATCH
+    batch = own.shape[0] if isinstance(own.shape[0], int) else BATCH_SIZE
     batches = [session.run(names, {own.name: feed[i : i + batch]}) for i in range(0, len(feed), batch)]
     parts = [np.concatenate([np.asarray(batch[i]) for batch in batches]) for i in range(len(names))]
     return [parts[0].reshape(len(samples), -1), *parts[1:]]

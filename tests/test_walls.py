@@ -28,11 +28,38 @@ MAY_IMPORT = {
         *("torch", "torchvision", "accelerate", "safetensors", "sklearn", "numpy", "tqdm", "filelock"),
     },
     "bitplane.export": {
-        "bitplane.errors",
-        "bitplane.format",
+        *("bitplane.errors", "bitplane.format", "bitplane.export"),
+        *("numpy", "onnx", "onnxruntime", "torch"),
+    },
+    "bitplane.export.nodes": {
+        *(
+            "bitplane.format",
+            "bitplane.export.errors",
+            "bitplane.export.graph",
+            "bitplane.export.network",
+            "bitplane.export.qonnx",
+        ),
+        *("numpy", "onnx", "onnxruntime", "torch"),
+    },
+    "bitplane.export.passes": {
+        *("bitplane.format", "bitplane.export.errors", "bitplane.export.network", "bitplane.export.nodes"),
+        *("bitplane.train.quantizers", "numpy", "torch"),
+    },
+    "bitplane.export.read": {
+        *("bitplane.format", "bitplane.export.errors", "bitplane.export.network", "bitplane.export.nodes"),
+        *("bitplane.export.passes", "bitplane.export.qonnx", "bitplane.export.verify"),
         *("bitplane.train.checkpoint", "bitplane.train.data", "bitplane.train.layers", "bitplane.train.models"),
-        *("bitplane.train.activations", "bitplane.train.quantizers"),
-        *("numpy", "onnx", "onnxruntime", "torch", "google"),
+        *("bitplane.train.activations", "numpy", "onnx", "torch", "google"),
+    },
+    "bitplane.export.write": {
+        *(
+            "bitplane.format",
+            "bitplane.export.errors",
+            "bitplane.export.graph",
+            "bitplane.export.network",
+            "bitplane.export.nodes",
+        ),
+        *("bitplane.export.qonnx", "bitplane.export.verify", "onnx"),
     },
     # The stages of the runtime, in the order of the data: each may import what stands above it.
     "bitplane.runtime.errors": {"bitplane.errors"},

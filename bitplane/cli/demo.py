@@ -60,7 +60,7 @@ def _train_and_export(name: str, folder: Path, epochs: int) -> Path:
     model = ModelConfig(weights="ternary", activations=2) if ternary else ModelConfig(weights="float", activations=32)
     config = TrainConfig(model=model, epochs=epochs, batch_size=64)
     train(config, folder / name, init=folder / "float" if ternary else None)
-    report = export_run(folder / name, folder / f"{name}.onnx", force=True)
+    report = export_run(folder / name, None, folder / f"{name}.onnx", force=True)
     say(
         f"{report.path}: {report.bytes} bytes, agrees with PyTorch on {100 * report.top1_agreement:.1f} % of "
         f"{report.samples} images"

@@ -95,19 +95,19 @@ def _export(o: Options) -> "ExportReport":
     at_least("--samples", o.samples, 1)
     how = Quantization(o.weights, o.activations, o.calibration, o.correction, o.keep, o.edges)
     if o.source.suffix not in FILES:
-        return export_run(o.source, o.output, o.samples, quantization=how, form=o.form, force=o.force)
+        return export_run(o.source, None, o.output, quantization=how, form=o.form, force=o.force, count=o.samples)
     if o.images.data is None:
         raise UsageError(f"{o.source}: give --data, the images to calibrate and check on")
     if bool(o.mean) != bool(o.std):
         raise UsageError("--mean and --std go together; both are in pixels, 0 to 255")
     images, name = _samples(o.images, o.images.data, o.samples)
     common: dict[str, Any] = {"quantization": how, "form": o.form, "normalize": (o.mean, o.std) if o.mean else None}
-    return export_file(o.source, o.output, images, metadata={"dataset": name}, force=o.force, **common)
+    return export_file(o.source, images, o.output, metadata={"dataset": name}, force=o.force, **common)
 
 
 def _samples(o: SampleOptions, data: str, count: int) -> tuple[Any, str]:
     """Images (a tensor) spread evenly over the training split, and the name of the data set."""
-    from bitplane.export import evenly
+    from bitplane.export import evenly_spaced
     from bitplane.pixels import PixelForm
     from bitplane.train.config import DataConfig
     from bitplane.train.data import load_data
@@ -116,7 +116,7 @@ def _samples(o: SampleOptions, data: str, count: int) -> tuple[Any, str]:
     root = Path(data)
     if data in DATA_SETS or not root.is_dir():
         loaded = load_data(DataConfig(data, o.data_dir, o.download))
-        return evenly(loaded.train.images, count), loaded.name
+        return evenly_spaced(loaded.train.images, count), loaded.name
     if len(o.size) > 2 or any(side < 1 for side in o.size):
         raise UsageError(f"--size {' '.join(map(str, o.size))}: give one side, or height and width")
     size = (o.size[0], o.size[-1]) if o.size else None

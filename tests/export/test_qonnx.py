@@ -32,7 +32,7 @@ def test_what_is_written_is_read_back_as_the_same_network(make_network, tmp_path
     to_onnx(model, samples, tmp_path / "q.onnx", form="qonnx")
     domains = {n.domain for n in onnx.load(tmp_path / "q.onnx").graph.node}
     assert domains == {"", DOMAIN}
-    back = export_file(tmp_path / "q.onnx", tmp_path / "back.onnx", samples, normalize=(0, 1))
+    back = export_file(tmp_path / "q.onnx", samples, tmp_path / "back.onnx", normalize=(0, 1))
     assert [(a.operator, a.levels, a.bytes) for a in back.layers] == [(a.operator, a.levels, a.bytes) for a in packed.layers]
     first, second = (
         InferenceSession(tmp_path / n).run(None, {"input": samples.numpy()})[0] for n in ("packed.onnx", "back.onnx")
@@ -129,7 +129,7 @@ def test_a_network_of_brevitas_runs_in_the_runtime(tmp_path) -> None:
             model.train()(samples)  # its activation scales and BatchNorm need statistics
             expected = model.eval()(samples).numpy()
         export_qonnx(model, args=samples[:1], export_path=str(tmp_path / "q.onnx"), dynamo=True)
-    report = export_file(tmp_path / "q.onnx", tmp_path / "m.onnx", samples)
+    report = export_file(tmp_path / "q.onnx", samples, tmp_path / "m.onnx")
     assert [layer.operator for layer in report.layers] == ["Conv", *["TernaryConv", "BinaryConv"] * 2, "Gemm"]
     assert report.top1_agreement == 1
     logits = InferenceSession(tmp_path / "m.onnx").run(None, {"input": samples.numpy()})[0]

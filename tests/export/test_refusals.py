@@ -89,7 +89,7 @@ def test_codes_that_are_not_the_networks(network, tmp_path, monkeypatch) -> None
 @pytest.mark.parametrize("ending", [".scale", ".bias", ".step", ".sign", ".mask", "conv1.weight"])
 def test_a_constant_that_is_not_the_networks(network, tmp_path, monkeypatch, ending: str) -> None:
     """A graph built wrongly in one channel of one layer does not pass the self-check."""
-    write = exporter.write_packed
+    write = exporter.write_model
 
     def wrong(*arguments: Any) -> tuple[onnx.ModelProto, Any]:
         file, written = write(*arguments)
@@ -99,7 +99,7 @@ def test_a_constant_that_is_not_the_networks(network, tmp_path, monkeypatch, end
         tensor.CopyFrom(onnx.numpy_helper.from_array(value, tensor.name))
         return file, written
 
-    monkeypatch.setattr(exporter, "write_packed", wrong)
+    monkeypatch.setattr(exporter, "write_model", wrong)
     refused(network, tmp_path, "differ from the network's")
 
 

@@ -25,7 +25,7 @@ def run(make_network, tmp_path):
 
 
 def test_a_finished_run_becomes_a_file(run, tmp_path) -> None:
-    report = export_run(run, tmp_path / "model.onnx", samples=20)
+    report = export_run(run, None, tmp_path / "model.onnx", count=20)
     assert report.samples == 20
     properties = {p.key: p.value for p in onnx.load(tmp_path / "model.onnx").metadata_props}
     assert properties[fmt.META_METHOD] == "rpc"
@@ -47,10 +47,10 @@ def test_a_finished_run_becomes_a_file(run, tmp_path) -> None:
 def test_an_unfinished_run_is_refused(run, tmp_path) -> None:
     (run / "final" / "result.json").unlink()
     with pytest.raises(CheckpointError, match=r"result\.json"):
-        export_run(run, tmp_path / "model.onnx")
+        export_run(run, None, tmp_path / "model.onnx")
     assert not (tmp_path / "model.onnx").exists()
 
 
 def test_a_missing_run_is_refused(tmp_path) -> None:
     with pytest.raises(CheckpointError, match=r"config\.json"):
-        export_run(tmp_path / "nowhere", tmp_path / "model.onnx")
+        export_run(tmp_path / "nowhere", None, tmp_path / "model.onnx")

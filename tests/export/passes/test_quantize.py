@@ -6,10 +6,11 @@ import torch
 
 from bitplane.export import ExportError, Quantization, to_onnx
 from bitplane.export.evaluate import evaluate
-from bitplane.export.fold import fold_affine
-from bitplane.export.network import Conv
-from bitplane.export.quantize import best_step, quantize
-from bitplane.export.read_torch import read_torch
+from bitplane.export.nodes.conv import Conv
+from bitplane.export.passes.calibrate import best_step
+from bitplane.export.passes.fold import fold_affine
+from bitplane.export.passes.quantize import quantize
+from bitplane.export.read.torch import read_torch
 from bitplane.runtime import InferenceSession
 
 

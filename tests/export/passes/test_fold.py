@@ -7,10 +7,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bitplane.export.errors import ExportError
-from bitplane.export.fold import FoldedConv, fold_affine, fold_codes, quantize_int8
-from bitplane.export.network import Conv, Normalize, Quantize, Weight
-from bitplane.export.quantize import quantize_stem
-from bitplane.export.read_torch import level_integers, read_torch
+from bitplane.export.nodes.conv import Conv
+from bitplane.export.nodes.epilogue import FoldedConv, fold_codes
+from bitplane.export.nodes.normalize import Normalize
+from bitplane.export.nodes.quantize import Quantize
+from bitplane.export.nodes.weight import Weight
+from bitplane.export.passes.fold import fold_affine
+from bitplane.export.passes.weights import quantize_int8, quantize_stem
+from bitplane.export.read.torch import read_torch
+from bitplane.export.read.torch_modules import level_integers
 from bitplane.format.levels import LEVEL_SETS
 from bitplane.format.limits import PIXEL_WEIGHT_LIMIT
 from bitplane.train.activations import LearnedStep, Sign
@@ -42,7 +47,7 @@ def fold(conv: nn.Conv2d, bn: nn.BatchNorm2d, quantizer: nn.Module) -> FoldedCon
     network = fold_affine(read_torch(nn.Sequential(quantizer, conv, bn), (5, 7, 7)))
     source, *_, folded = (n for n in network.nodes if isinstance(n, Conv | Quantize) or type(n).__name__ == "Sign")
     assert isinstance(folded, Conv)
-    return fold_codes(folded, source)  # type: ignore[arg-type]
+    return fold_codes(folded.name, folded.weight, folded.bias, source)
 
 
 def apply(folded: FoldedConv, codes: Tensor, stride: int = 2) -> np.ndarray:
@@ -85,7 +90,7 @@ def test_pixels() -> None:
     assert (pixels.mean == 117).all()
     assert (pixels.std == 1).all()
     exact = functional.conv2d((x.double() - 117) / 57.5, torch.from_numpy(conv.weight.values), torch.arange(6.0).double(), 2, 1)
-    found = apply(fold_codes(stem, None), x.double() - 117)
+    found = apply(fold_codes(stem.name, stem.weight, stem.bias, pixels), x.double() - 117)
     np.testing.assert_allclose(found, exact.numpy(), atol=0.3)
     rounded = functional.conv2d(x.double() - 117, torch.from_numpy(stem.weight.values), torch.arange(6.0).double(), 2, 1)
     np.testing.assert_allclose(found, rounded.numpy(), rtol=1e-5, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Opening what a user brings: a run, an ONNX or QONNX file, or a torchvision ResNet's weights; nothing here executes a file.
+"""Opening an ONNX or QONNX file; nothing here executes a file.
 
 External data of an ONNX file is read only from a regular file, under one name, inside the model's own folder.
 """
@@ -7,24 +7,17 @@ import hashlib
 import math
 import os
 import stat
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from torch import Tensor
 
 from bitplane.export.errors import ExportError
 from bitplane.format.limits import MAX_ELEMENTS
-from bitplane.train.checkpoint import read_tensors
-from bitplane.train.models import ModelConfig, ResNet, build_model
 
-IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
-"""torchvision's mean and standard deviation, in pixels."""
 MAX_FILE = 1 << 31
 """Bytes of the largest file read: protobuf's own limit."""
-_DEPTHS = {(2, 2, 2, 2, False): "resnet18", (3, 4, 6, 3, False): "resnet34", (3, 4, 6, 3, True): "resnet50"}
 
 
 def load_onnx(path: Path) -> onnx.ModelProto:
@@ -90,44 +83,6 @@ def _load_external(path: Path, tensor: onnx.TensorProto, count: int) -> None:
         os.close(descriptor)
     tensor.data_location = onnx.TensorProto.DEFAULT
     del tensor.external_data[:]
-
-
-def load_torchvision(path: Path) -> ResNet:
-    """A float ResNet-18, 34 or 50 with the weights of a torchvision `state_dict` saved as safetensors.
-
-    Its input takes pixels as they are; normalize by `IMAGENET`.
-
-    Raises:
-        ExportError: the file is a pickle, or not one of these networks' weights.
-    """
-    if path.suffix != ".safetensors":
-        raise ExportError(
-            f"{path}: only safetensors are read (a .pth file is a pickle, which can run code): save it again with"
-            " safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'NAME.safetensors')"
-        )
-    weights = {k: v for k, v in read_tensors(path).items() if not k.endswith("num_batches_tracked")}
-    model = build_model(_configuration(path, weights))
-    own = {k: v for k, v in model.state_dict().items() if not k.startswith("input.") and not k.endswith("num_batches_tracked")}
-    for key in sorted(own.keys() ^ weights.keys()):
-        raise ExportError(
-            f"{path}: `{key}` is {'missing' if key in own else 'unknown'}; expected torchvision's {model.config.model}"
-        )
-    for key, value in weights.items():
-        if own[key].shape != value.shape:
-            raise ExportError(f"{path}: `{key}` is {list(value.shape)}, expected {list(own[key].shape)}")
-    model.load_state_dict(weights, strict=False)
-    return model.eval()
-
-
-def _configuration(path: Path, weights: Mapping[str, Tensor]) -> ModelConfig:
-    counts = tuple(sum(f"layer{i}.{j}.conv1.weight" in weights for j in range(64)) for i in range(1, 5))
-    name = _DEPTHS.get((*counts, "layer1.0.conv3.weight" in weights))  # type: ignore[arg-type]
-    if name is None or "fc.weight" not in weights:
-        raise ExportError(f"{path}: not the weights of torchvision's resnet18, resnet34 or resnet50 (blocks: {counts})")
-    channels, classes = weights["conv1.weight"].shape[1], weights["fc.weight"].shape[0]
-    return ModelConfig(
-        model=name, weights="float", activations=32, classes=classes, channels=channels, zero_point=0, pixel_scale=1.0
-    )
 
 
 def file_sha256(path: Path) -> str:

@@ -10,9 +10,9 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from bitplane.export.errors import ExportError
-from bitplane.export.network import Float64, Weight, integer_weight
+from bitplane.export.network import Float64
+from bitplane.export.nodes.weight import Weight, integer_weight, smallest_levels
 from bitplane.export.qonnx import QONNX_DOMAINS
-from bitplane.format.levels import LEVEL_SETS
 from bitplane.format.limits import MAX_ELEMENTS
 
 FOLDABLE = (
@@ -30,12 +30,6 @@ FOLDABLE = (
     "Neg",
     "Sqrt",
 )
-
-
-def level_set(integers: NDArray[np.generic]) -> str:
-    """The smallest level set that holds all integers: "binary", "ternary", "quaternary" or "int8"."""
-    found = set(np.unique(integers).tolist())
-    return next((name for name, levels in LEVEL_SETS.items() if found <= set(levels.integers)), "int8")
 
 
 class Constants:
@@ -185,7 +179,7 @@ class Constants:
         flat = np.broadcast_to(unit, integers.shape).reshape(len(integers), -1)
         if (flat != flat[:, :1]).any() or (flat <= 0).any():
             return Weight(values)  # a scale an input channel: computed in float
-        return integer_weight(integers.reshape(values.shape), flat[:, 0], level_set(integers))
+        return integer_weight(integers.reshape(values.shape), flat[:, 0], smallest_levels(integers))
 
 
 def _run_node(node: onnx.NodeProto, values: list[NDArray[Any]], opsets: Sequence[onnx.OperatorSetIdProto]) -> NDArray[Any]:

@@ -11,7 +11,8 @@ from onnx import TensorProto, helper
 from safetensors.torch import save_file
 
 from bitplane.export import ExportError, Quantization, export_file
-from bitplane.export.sources import load_onnx, load_torchvision
+from bitplane.export.read.files import load_onnx
+from bitplane.export.read.torchvision import load_torchvision
 from bitplane.train.errors import CheckpointError
 
 
@@ -113,7 +114,7 @@ def resnet18(tmp_path_factory) -> Path:
 
 def test_torchvision_weights_become_a_packed_file(resnet18, tmp_path) -> None:
     samples = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    report = export_file(resnet18, tmp_path / "m.onnx", samples, quantization=Quantization(weights="binary", activations=2))
+    report = export_file(resnet18, samples, tmp_path / "m.onnx", quantization=Quantization(weights="binary", activations=2))
     operators = [layer.operator for layer in report.layers]
     assert operators == ["PixelConv", *["BinaryConv"] * 19, "Gemm"]
     assert report.bytes < 2_500_000 - 1000 * 512

@@ -7,9 +7,10 @@ from torch.nn import functional
 
 from bitplane.export import ExportError, Quantization, to_onnx
 from bitplane.export.evaluate import evaluate
-from bitplane.export.fold import fold_affine
-from bitplane.export.network import Conv
-from bitplane.export.read_torch import level_integers, read_torch
+from bitplane.export.nodes.conv import Conv
+from bitplane.export.read.source import folded
+from bitplane.export.read.torch import read_torch
+from bitplane.export.read.torch_modules import level_integers
 from bitplane.format.levels import LEVEL_SETS
 from bitplane.runtime import InferenceSession
 from bitplane.train.activations import LearnedStep, Sign, start_steps
@@ -69,7 +70,7 @@ def trained(model: nn.Module, x: Tensor) -> nn.Module:
 def test_the_network_computes_what_the_module_does(tmp_path, make, channels: int) -> None:
     x = torch.randn(6, channels, 8, 8, generator=torch.Generator().manual_seed(0))
     model = trained(make(), x)
-    network = fold_affine(read_torch(model, (channels, 8, 8)))
+    network = folded(read_torch(model, (channels, 8, 8)))
     with torch.no_grad():
         torch.testing.assert_close(evaluate(network, x), model(x), rtol=1e-4, atol=1e-4)
     packed = to_onnx(model, x, tmp_path / "m.onnx", quantization=Quantization(weights="ternary", activations=4))
@@ -155,7 +156,7 @@ def test_slopes_and_thresholds_run_in_the_runtime(tmp_path) -> None:
     torch.manual_seed(0)
     model = trained(Slopes(), x)
     nn.init.uniform_(model.bn.weight, 0.5, 2)  # type: ignore[arg-type]
-    network = fold_affine(read_torch(model, (3, 8, 8)))
+    network = folded(read_torch(model, (3, 8, 8)))
     assert not any(isinstance(n, Conv) and n.name == "bn" for n in network.nodes)  # the second sign's thresholds have it
     with torch.no_grad():
         torch.testing.assert_close(evaluate(network, x), model(x), rtol=1e-4, atol=1e-4)

@@ -9,20 +9,32 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from bitplane.export.errors import ExportError
-from bitplane.export.fold import fold_affine
-from bitplane.export.network import Network, Normalize, Quantize, Sign
+from bitplane.export.errors import ExportError, first_line
+from bitplane.export.network import Network
+from bitplane.export.nodes.normalize import Normalize
+from bitplane.export.nodes.quantize import Quantize
+from bitplane.export.nodes.sign import Sign
+from bitplane.export.passes.fold import fold_affine
+from bitplane.export.passes.merge import merge_neighbors
+from bitplane.export.passes.prune import prune
 from bitplane.export.qonnx import QONNX_DOMAINS, runnable
-from bitplane.export.read_onnx import read_onnx
-from bitplane.export.read_torch import quantizer_outputs, read_torch
-from bitplane.export.reading import Normalization
-from bitplane.export.verify import BATCH, check_reading, few, run_onnxruntime
+from bitplane.export.read.construction import Normalization
+from bitplane.export.read.onnx import read_onnx
+from bitplane.export.read.torch import quantizer_outputs, read_torch
+from bitplane.export.verify import BATCH_SIZE, check_reading, few, run_onnxruntime
 from bitplane.train.layers import PixelInput
 
 
 @dataclass(frozen=True)
-class Read:
-    """A source as read: its folded network, the images as the file takes them, and what the source makes of them."""
+class Source:
+    """A source as read: its folded network, the images as the file takes them, and what the source makes of them.
+
+    Attributes:
+        network: as read, BatchNorm folded.
+        images: uint8 or float32 [N, C, H, W].
+        logits: float32 [N, classes].
+        normalize: mean and standard deviation in pixels, one a channel, of a network that reads pixels.
+    """
 
     network: Network
     images: Tensor
@@ -44,7 +56,12 @@ def check_samples(images: Tensor) -> None:
         raise ExportError("samples: contain NaN or infinity; give real images")
 
 
-def read(source: nn.Module | onnx.ModelProto, images: Tensor, normalize: Normalization | None) -> Read:
+def folded(network: Network) -> Network:
+    """A network as read, without what its result does not need, with every affine map folded."""
+    return fold_affine(merge_neighbors(prune(network)))
+
+
+def read_source(source: nn.Module | onnx.ModelProto, images: Tensor, normalize: Normalization | None) -> Source:
     """Read a source and check the reading against it.
 
     Args:
@@ -56,14 +73,17 @@ def read(source: nn.Module | onnx.ModelProto, images: Tensor, normalize: Normali
         ExportError: the source cannot be read, does not fit the images, or the reading computes something else.
     """
     if isinstance(source, onnx.ModelProto):
-        return _read_onnx(source, images, normalize)
+        return _from_onnx(source, images, normalize)
+    return _from_torch(source, images, normalize)
+
+
+def _from_torch(source: nn.Module, images: Tensor, normalize: Normalization | None) -> Source:
     module = copy.deepcopy(source).cpu().float().eval()
-    shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
-    channels = getattr(getattr(module, "config", None), "channels", shape[0])
-    if channels != shape[0]:
+    channels = getattr(getattr(module, "config", None), "channels", images.shape[1])
+    if channels != images.shape[1]:
         raise ExportError(f"samples: {list(images.shape)} given; the network takes {channels} channels")
     _check_zero_point(module)
-    network = fold_affine(read_torch(module, shape, normalize))
+    network = folded(read_torch(module, _image_shape(images), normalize))
     _check_kind(network, images)
 
     def run(x: Tensor) -> Tensor:
@@ -73,20 +93,12 @@ def read(source: nn.Module | onnx.ModelProto, images: Tensor, normalize: Normali
     checked = few(images, network)
     values = quantizer_outputs(module, lambda: run(checked))
     check_reading(network, checked, _without_gradients(run, checked), values)
-    return Read(network, images, logits, pixel_form(network))
+    return Source(network, images, logits, pixel_form(network))
 
 
-def _normalized(images: Tensor, normalize: Normalization | None) -> Tensor:
-    if normalize is None:
-        return images
-    mean, std = (torch.as_tensor(v, dtype=torch.float32).reshape(-1, 1, 1) for v in normalize)
-    return (images.float() - mean) / std
-
-
-def _read_onnx(source: onnx.ModelProto, images: Tensor, normalize: Normalization | None) -> Read:
+def _from_onnx(source: onnx.ModelProto, images: Tensor, normalize: Normalization | None) -> Source:
     label = source.graph.name or "model"
-    shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
-    network = fold_affine(read_onnx(source, label, shape, normalize))
+    network = folded(read_onnx(source, label, _image_shape(images), normalize).network)
     _check_kind(network, images)
     qonnx = any(n.domain in QONNX_DOMAINS for n in source.graph.node)
     try:
@@ -94,11 +106,24 @@ def _read_onnx(source: onnx.ModelProto, images: Tensor, normalize: Normalization
     except ExportError:
         raise
     except Exception as e:  # onnxruntime's errors share no base class
-        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-        raise ExportError(f"{label}: onnxruntime cannot run the source ({reason}); check the file and the samples") from e
+        raise ExportError(
+            f"{label}: onnxruntime cannot run the source ({first_line(e)}); check the file and the samples"
+        ) from e
     if not any(isinstance(n, Quantize | Sign) for n in network.nodes):
         check_reading(network, few(images, network), few(torch.from_numpy(logits), network).numpy(), {})
-    return Read(network, images, logits, pixel_form(network))
+    return Source(network, images, logits, pixel_form(network))
+
+
+def _image_shape(images: Tensor) -> tuple[int, int, int]:
+    _, channels, height, width = images.shape
+    return channels, height, width
+
+
+def _normalized(images: Tensor, normalize: Normalization | None) -> Tensor:
+    if normalize is None:
+        return images
+    mean, std = (torch.as_tensor(v, dtype=torch.float32).reshape(-1, 1, 1) for v in normalize)
+    return (images.float() - mean) / std
 
 
 def _check_kind(network: Network, images: Tensor) -> None:
@@ -127,9 +152,9 @@ def _without_gradients(run: Callable[[Tensor], Tensor], images: Tensor) -> np.nd
 
 def _batches(run: Callable[[Tensor], Tensor], images: Tensor) -> np.ndarray:
     try:
-        return np.concatenate([_without_gradients(run, part) for part in images.split(BATCH)]).reshape(len(images), -1)
+        return np.concatenate([_without_gradients(run, part) for part in images.split(BATCH_SIZE)]).reshape(len(images), -1)
     except RuntimeError as e:  # torch: the images do not fit the module
-        raise ExportError(f"samples: {list(images.shape)} do not fit the network ({str(e).splitlines()[0]})") from e
+        raise ExportError(f"samples: {list(images.shape)} do not fit the network ({first_line(e)})") from e
 
 
 def pixel_form(network: Network) -> tuple[list[float], list[float]] | None:

@@ -1,0 +1,82 @@
+"""Kept: any other operator of ONNX, carried from the source into the file."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Self, cast
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import NodeProto
+from onnx.reference import ReferenceEvaluator
+from torch import Tensor
+
+from bitplane.export.graph import GraphBuilder
+from bitplane.export.network import Node, Shape
+from bitplane.format import names as fmt
+
+
+@dataclass(frozen=True)
+class Kept(Node):
+    """Any other ONNX node of one output, carried through unchanged.
+
+    Attributes:
+        name: name of its output.
+        inputs: its inputs in order: values, or names in `constants`; "" for one left out.
+        proto: operator and attributes.
+        constants: its constant inputs by name.
+        output_shape: shape of its output without the batch axis.
+    """
+
+    inputs: tuple[str, ...]
+    proto: NodeProto
+    constants: Mapping[str, NDArray[np.generic]]
+    output_shape: Shape
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the values it reads."""
+        return tuple(i for i in self.inputs if i and i not in self.constants)
+
+    def renamed(self, names: Mapping[str, str]) -> Self:
+        """The same node reading its sources under their new names."""
+        return replace(self, inputs=tuple(names.get(i, i) for i in self.inputs))
+
+    def shape(self, inputs: Sequence[Shape]) -> Shape:
+        """What the source's shape inference says."""
+        return self.output_shape
+
+    def evaluate(self, inputs: list[Tensor]) -> Tensor:
+        """Its value, by onnx's reference implementation."""
+        feeds = dict(zip(self.sources, (i.numpy() for i in inputs), strict=True))
+        names = list(dict.fromkeys(i for i in self.inputs if i))
+        arrays = {n: feeds[n] if n in feeds else self.constants[n] for n in names}
+        proto = onnx.NodeProto()
+        proto.CopyFrom(self.proto)
+        del proto.input[:], proto.output[:]
+        proto.input.extend(self.inputs)
+        proto.output.append("y")
+        kinds = {n: onnx.helper.np_dtype_to_tensor_dtype(a.dtype) for n, a in arrays.items()}
+        graph = onnx.helper.make_graph(
+            [proto],
+            "node",
+            [onnx.helper.make_tensor_value_info(n, kinds[n], a.shape) for n, a in arrays.items()],
+            [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
+        )
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", fmt.OPSET_VERSION)])
+        (result,) = cast("list[NDArray[np.float32]]", ReferenceEvaluator(model).run(None, arrays))
+        return torch.from_numpy(np.asarray(result))
+
+    def write(self, graph: GraphBuilder) -> str:
+        """As the source had it."""
+        proto = NodeProto()
+        proto.CopyFrom(self.proto)
+        del proto.input[:], proto.output[:]
+        for name in self.inputs:
+            constant = graph.constant(name, self.constants[name]) if name in self.constants else ""
+            proto.input.append(constant or graph.names.get(name, ""))
+        proto.output.append(self.name)
+        proto.name = self.name
+        graph.nodes.append(proto)
+        return self.name

@@ -1,0 +1,1 @@
+"""Passes: functions from a `Network` to another."""
