@@ -175,6 +175,9 @@ def run_onnxruntime(file: onnx.ModelProto, samples: Tensor, taps: Sequence[str] 
     feed = samples.numpy().astype(np.float32 if own.type == "tensor(float)" else np.uint8)
     names = [file.graph.output[0].name, *taps]
     batch = own.shape[0] if isinstance(own.shape[0], int) else BATCH_SIZE
-    batches = [session.run(names, {own.name: feed[i : i + batch]}) for i in range(0, len(feed), batch)]
-    parts = [np.concatenate([np.asarray(batch[i]) for batch in batches]) for i in range(len(names))]
+    # A model of a fixed batch size gets a last batch that is filled up with the first images.
+    missing = -len(feed) % batch if isinstance(own.shape[0], int) else 0
+    full = np.concatenate([feed, *[feed[i % len(feed)][None] for i in range(missing)]])
+    batches = [session.run(names, {own.name: full[i : i + batch]}) for i in range(0, len(full), batch)]
+    parts = [np.concatenate([np.asarray(batch[i]) for batch in batches])[: len(feed)] for i in range(len(names))]
     return [parts[0].reshape(len(samples), -1), *parts[1:]]

@@ -33,7 +33,9 @@ def fold_affine(network: Network) -> Network:
             nodes[node.name] = node
             continue
         source = nodes.get(node.source)
-        if isinstance(source, Conv) and len(readers[source.name]) == 1 and source.name != network.output:
+        # By the source's own name of it: a BatchNorm that the convolution has swallowed already may have other readers.
+        swallowed = next(iter(original.sources))
+        if isinstance(source, Conv) and len(readers[swallowed]) == 1 and swallowed != network.output:
             nodes[source.name] = source.scaled(node.factor, node.offset)
             renamed[node.name] = source.name
         elif _is_threshold(network, node, readers[node.name]):

@@ -19,9 +19,10 @@ from bitplane.export.nodes.kept import Kept
 from bitplane.export.qonnx import QONNX_DOMAINS
 from bitplane.export.read import onnx_elementwise, onnx_layers, onnx_shapes, qonnx
 from bitplane.export.read.construction import NetworkBuilder, Normalization, Value
-from bitplane.export.read.onnx_constants import FOLDABLE
 from bitplane.export.read.onnx_model import Model, open_model
 from bitplane.export.read.onnx_node import Context, OnnxNode
+from bitplane.export.read.onnx_sizes import of_shape
+from bitplane.format import names as fmt
 from bitplane.format.limits import MAX_ELEMENTS
 
 Reader = Callable[[OnnxNode], Value | None]
@@ -61,13 +62,12 @@ def read_onnx(
     Raises:
         ExportError: the model is not one of images, has functions of its own, or uses what cannot be kept.
     """
-    understood = {*STANDARD, *FOLDABLE, "Constant"}
-    opened = open_model(model, label, input_shape, understood)
+    opened = open_model(model, label, input_shape)
     if opened.pixels and normalize is not None:
         raise ExportError(f"{label}: takes uint8 pixels already; leave the normalization out")
     builder = NetworkBuilder(label, opened.input_shape, pixels=opened.pixels or normalize is not None)
     graph = opened.model.graph
-    context = Context(label, graph, opened.constants, builder)
+    context = Context(label, graph, opened.constants, builder, opened.batch)
     context.values[opened.input_name] = Value(INPUT) if normalize is None else builder.normalize(normalize)
     for node in graph.node:
         try:
@@ -85,6 +85,9 @@ def _read_node(proto: onnx.NodeProto, context: Context, opened: Model) -> None:
         context.constants.fold(proto)
         return
     node = OnnxNode(proto, context)
+    if proto.op_type == "Shape" and proto.domain in ("", "ai.onnx"):
+        context.constants.keep_sizes(proto.output[0], of_shape(node.builder.seen_shape(node.x), node.a))
+        return
     table = qonnx.OPERATORS if proto.domain in QONNX_DOMAINS else STANDARD if proto.domain in ("", "ai.onnx") else {}
     read = table.get(proto.op_type)
     out = read(node) if read else None
@@ -99,6 +102,8 @@ def _keep(node: OnnxNode, opened: Model) -> Value:
             f"{context.label}: node '{proto.name}' ({domain}{proto.op_type}) is not supported; supported are standard operators"
             " of one output, and QONNX's Quant and BipolarQuant"
         )
+    if opened.opset != fmt.OPSET_VERSION and not _means_the_same(proto, opened.opset):
+        raise node.refuse(f"opset {opened.opset} cannot be converted to {fmt.OPSET_VERSION}; export it with that opset")
     shape = opened.shapes.get(proto.output[0], ())
     if math.prod(shape) > MAX_ELEMENTS:
         raise node.refuse(f"makes a value of shape {list(shape)}, too large")
@@ -112,6 +117,12 @@ def _keep(node: OnnxNode, opened: Model) -> Value:
         elif name in context.values:
             inputs.append(node.builder.spread(node.value(index)))
         else:
-            constants[f"{node.name}.{index}"] = node.constant(index)
+            constants[f"{node.name}.{index}"] = node.kept_constant(index)
             inputs.append(f"{node.name}.{index}")
     return node.builder.add(Kept(node.name, tuple(inputs), proto, constants, tuple(shape[1:])))
+
+
+def _means_the_same(node: onnx.NodeProto, opset: int) -> bool:
+    """Whether an operator is defined at the format's opset as it is at another one."""
+    own, ours = (onnx.defs.get_schema(node.op_type, version) for version in (opset, fmt.OPSET_VERSION))
+    return own.since_version == ours.since_version

@@ -13,6 +13,7 @@ from bitplane.export.errors import ExportError
 from bitplane.export.network import Float64
 from bitplane.export.nodes.weight import Weight, integer_weight, smallest_levels
 from bitplane.export.qonnx import QONNX_DOMAINS
+from bitplane.export.read.onnx_sizes import Sizes, fold_sizes, has_batch
 from bitplane.format.limits import MAX_ELEMENTS
 
 FOLDABLE = (
@@ -29,6 +30,9 @@ FOLDABLE = (
     "Sub",
     "Neg",
     "Sqrt",
+    "Gather",
+    "Slice",
+    "Shape",
 )
 
 
@@ -37,6 +41,7 @@ class Constants:
 
     Attributes:
         arrays: plain ones.
+        sizes: those that depend on the batch size.
         weights: those that a `Quant` or `BipolarQuant` made; `unit` broadcasts against them.
     """
 
@@ -45,9 +50,17 @@ class Constants:
         self.opsets = [o for o in model.opset_import if o.domain in ("", "ai.onnx")]
         self.arrays: dict[str, NDArray[Any]] = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
         self.weights: dict[str, Weight] = {}
+        self.sizes: dict[str, Sizes] = {}
 
     def __contains__(self, name: str) -> bool:
-        return name in self.arrays or name in self.weights
+        return name in self.arrays or name in self.weights or name in self.sizes
+
+    def keep_sizes(self, name: str, sizes: Sizes) -> None:
+        """Store sizes; those that do not depend on the batch size are plain constants."""
+        if has_batch(sizes):
+            self.sizes[name] = sizes
+        else:
+            self.arrays[name] = np.asarray(sizes.tolist(), np.int64)
 
     def fold(self, node: onnx.NodeProto) -> None:
         """Compute a node of constants.
@@ -59,10 +72,17 @@ class Constants:
         if node.op_type == "Constant":
             (attribute,) = node.attribute
             value = helper.get_attribute_value(attribute)
-            self.arrays[output] = numpy_helper.to_array(value) if attribute.name == "value" else np.asarray(value)
+            kind = np.float32 if attribute.name in ("value_float", "value_floats") else None
+            self.arrays[output] = numpy_helper.to_array(value) if attribute.name == "value" else np.asarray(value, kind)
             return
         if node.domain in QONNX_DOMAINS:
-            self.weights[output] = self._quantized_constant(node)
+            self._quantize(node)
+            return
+        if any(i in self.sizes for i in node.input):
+            found = fold_sizes(node, [self.sizes[i] if i in self.sizes else self.array(i) for i in node.input if i])
+            if found is None:
+                raise ExportError(f"{self.label}: node '{node.name}' ({node.op_type}) computes with the batch size; fix it")
+            self.keep_sizes(output, found)
             return
         source = self.weights.get(node.input[0]) if node.input else None
         if source is not None and node.op_type == "Transpose" and source.values.ndim == 2:
@@ -78,13 +98,7 @@ class Constants:
                 f"{self.label}: node '{node.name}' ({node.op_type}) of constants is not folded; simplify the file first"
             )
         values = [self.array(i) for i in node.input]
-        total = (
-            sum(v.size for v in values)
-            if node.op_type == "Concat"
-            else int(np.prod(np.broadcast_shapes(*(v.shape for v in values)), dtype=object))
-            if node.op_type in ("Mul", "Div", "Add", "Sub")
-            else max(v.size for v in values)
-        )
+        total = _result_size(node, values)
         if total > MAX_ELEMENTS:
             raise ExportError(
                 f"{self.label}: node '{node.name}' ({node.op_type}) would make {total} constants; simplify the file first"
@@ -99,6 +113,8 @@ class Constants:
         """
         if name in self.weights:
             return self.weights[name].values
+        if name in self.sizes:
+            raise ExportError(f"{self.label}: '{name}' depends on the batch size; export it with plain sizes")
         if name not in self.arrays:
             raise ExportError(
                 f"{self.label}: '{name}' is not a constant; only convolutions of constant weights can be exported"
@@ -118,27 +134,28 @@ class Constants:
             )
         return float(value.reshape(()))
 
-    def _quantized_constant(self, node: onnx.NodeProto) -> Weight:
-        """Quant or BipolarQuant of a constant: integers and unit, both broadcastable, unit kept in the shape it has."""
-        value = self.array(node.input[0]).astype(np.float64)
+    def _quantize(self, node: onnx.NodeProto) -> None:
+        """Quant or BipolarQuant of a constant: integers and unit, both broadcastable, unit kept in the shape it has.
+
+        Integers of more than 8 bits, such as those of a bias, or with a zero point are plain constants.
+        """
+        output = node.output[0]
+        value = self.array(node.input[0]).astype(np.float32)
         scale = self.array(node.input[1]).astype(np.float64)
+        zero = 0.0
         if node.op_type == "BipolarQuant":
-            integers = np.where(value >= 0, 1, -1).astype(np.int8)
+            units, low, high = np.where(value >= 0, 1.0, -1.0), -1, 1
         else:
             low, high = self.code_range(node)
-            if low < -128 or high > 127 or self.scalar(node.input[2], node) != 0:
-                raise ExportError(
-                    f"{self.label}: node '{node.name}': weights of more than 8 bits or with a zero point are not supported"
-                )
+            zero = self.scalar(node.input[2], node)
             # QONNX divides in float32; halves go to even.
-            units = value.astype(np.float32) / scale.astype(np.float32)
-            integers = np.clip(np.rint(units), low, high).astype(np.int8)
-        return Weight(
-            integers * scale,
-            integers,
-            np.broadcast_to(scale, value.shape) if scale.size > 1 else scale.reshape([1] * value.ndim),
-            "",
-        )
+            units = np.clip(np.rint(value / scale.astype(np.float32) + np.float32(zero)), low, high).astype(np.float64)
+        if low < -128 or high > 127 or zero != 0:
+            self.arrays[output] = ((units - zero) * scale).astype(np.float32)
+            return
+        integers = units.astype(np.int8)
+        unit = np.broadcast_to(scale, value.shape) if scale.size > 1 else scale.reshape([1] * value.ndim)
+        self.weights[output] = Weight(integers * scale, integers, unit, "")
 
     def code_range(self, node: onnx.NodeProto) -> tuple[int, int]:
         """Smallest and largest integer of a `Quant` node.
@@ -180,6 +197,17 @@ class Constants:
         if (flat != flat[:, :1]).any() or (flat <= 0).any():
             return Weight(values)  # a scale an input channel: computed in float
         return integer_weight(integers.reshape(values.shape), flat[:, 0], smallest_levels(integers))
+
+
+def _result_size(node: onnx.NodeProto, values: list[NDArray[Any]]) -> int:
+    """A bound of the elements that a node of `FOLDABLE` makes."""
+    if node.op_type == "Concat":
+        return sum(v.size for v in values)
+    if node.op_type == "Gather":
+        return values[0].size * values[1].size
+    if node.op_type in ("Mul", "Div", "Add", "Sub"):
+        return int(np.prod(np.broadcast_shapes(*(v.shape for v in values)), dtype=object))
+    return max(v.size for v in values)
 
 
 def _run_node(node: onnx.NodeProto, values: list[NDArray[Any]], opsets: Sequence[onnx.OperatorSetIdProto]) -> NDArray[Any]:

@@ -15,17 +15,18 @@ def conv(node: OnnxNode) -> Value | None:
     """`Conv`, with the `Pad` in front of it."""
     weight = node.constants.layer_weight(node.proto.input[1])
     a = node.a
-    if weight.values.ndim != 4 or any(d != 1 for d in a.get("dilations", ())) or a.get("auto_pad", b"NOTSET") != b"NOTSET":
+    stored = weight.integers if weight.floats is None else weight.floats
+    if stored is None or stored.ndim != 4 or any(d != 1 for d in a.get("dilations", ())):
         return None
-    source, pads, pad_value = node.context.padded.get(node.proto.input[0], (None, (0, 0, 0, 0), 0.0))
-    own = tuple(a.get("pads", (0, 0, 0, 0)))
-    if source is not None and any(own):
-        raise node.refuse("pads what a Pad has padded; merge the two")
     o = weight.shape[0]
-    bias = node.constant(2).astype(np.float64) if node.has(2) else np.zeros(o)
-    x = source or node.x
-    final = pads if source is not None else own
+    bias = node.constant(2).astype(np.float64).reshape(-1) if node.has(2) else np.zeros(o)
     strides, group = tuple(a.get("strides", (1, 1))), int(a.get("group", 1))
+    if node.proto.input[0] in node.context.padded:
+        if a.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID") or any(a.get("pads", ())):
+            raise node.refuse("pads what a Pad has padded; merge the two")
+        x, final, pad_value = node.context.padded[node.proto.input[0]]
+    else:
+        x, final, pad_value = node.x, node.window_pads(weight.shape[2:], strides), 0.0
     # A convolution over its whole input is a fully connected layer, as which QONNX's Quant weights are often written.
     dense = group == 1 and not any(final) and node.shape(x)[1:] == weight.shape[2:]
     fill = pad_value if any(final) else 0.0
@@ -73,13 +74,18 @@ def _dense(node: OnnxNode, transpose: bool, has_bias: bool) -> Value:
         raise node.refuse(f"takes {rows.shape[1]} features, its input has shape {list(shape)}")
     weight = node.constants.layer_weight(node.proto.input[1], (len(rows), *shape), transpose)
     given = node.constant(2).astype(np.float64) if has_bias else np.zeros(1)
-    bias = np.broadcast_to(given, (len(rows),))
+    if given.size not in (1, len(rows)):
+        raise node.refuse(f"has a bias of shape {list(given.shape)} for {len(rows)} outputs")
+    bias = np.broadcast_to(given.reshape(-1), (len(rows),))
     return node.builder.add(Conv(node.name, node.x.name, weight, bias, dense=True), flat=True)
 
 
 def batch_norm(node: OnnxNode) -> Value | None:
     """`BatchNormalization`."""
     gamma, beta, mean, variance = (node.constant(i).astype(np.float64) for i in range(1, 5))
+    shape = node.shape(node.x)
+    if len(shape) != 3 or len(gamma) != shape[0] or len(node.proto.output) != 1:
+        return None  # of flattened pixels
     factor = gamma / np.sqrt(variance + node.a.get("epsilon", 1e-5))
     return node.add(Affine(node.name, node.x.name, factor, beta - mean * factor))
 

@@ -1,13 +1,15 @@
 """Opening an ONNX model in memory: one image input, one result, the format's operator set, and the shapes of all values."""
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from bitplane.export.errors import ExportError
 from bitplane.export.network import Shape
+from bitplane.export.qonnx import QONNX_DOMAINS
 from bitplane.export.read.onnx_constants import Constants
 from bitplane.format import names as fmt
 
@@ -17,12 +19,14 @@ class Model:
     """A model of images.
 
     Attributes:
-        model: at the format's operator set, where that is needed.
+        model: at the format's operator set, where onnx can convert it, and in float32.
         constants: its initializers.
         input_name: of its one input.
         input_shape: (C, H, W).
         pixels: whether that is uint8.
-        shapes: shape of every value at batch size 1, with the batch axis; 0 where it is not known.
+        shapes: shape of every value at the fixed batch size or at 1, with the batch axis; 0 where it is not known.
+        opset: version of its operators: the format's, unless onnx cannot convert them.
+        batch: the batch size that is written into the model; 0 if it is open.
     """
 
     model: onnx.ModelProto
@@ -31,23 +35,24 @@ class Model:
     input_shape: tuple[int, int, int]
     pixels: bool
     shapes: Mapping[str, Shape]
+    opset: int
+    batch: int
 
 
-def open_model(model: onnx.ModelProto, label: str, input_shape: tuple[int, int, int] | None, understood: Set[str]) -> Model:
+def open_model(model: onnx.ModelProto, label: str, input_shape: tuple[int, int, int] | None) -> Model:
     """Check what a model takes and gives.
 
     Args:
         model: the model, its tensors in memory.
         label: what to call it in messages.
         input_shape: (C, H, W), where the file leaves sizes open.
-        understood: operators that are read at any operator set.
 
     Raises:
-        ExportError: it is not a model of one image input and one result, or its operator set cannot be converted.
+        ExportError: it is not a model of one image input and one result, or its operator set is too old.
     """
     if model.functions:
         raise ExportError(f"{label}: has model-local functions; export from the network it was made from")
-    model = _at_opset(model, label, understood)
+    model = _in_float32(_at_opset(model, label))
     constants = Constants(model, label)
     inputs = [i for i in model.graph.input if i.name not in constants]
     if len(inputs) != 1 or len(model.graph.output) != 1:
@@ -63,32 +68,60 @@ def open_model(model: onnx.ModelProto, label: str, input_shape: tuple[int, int, 
     if kind.elem_type not in (onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT):
         raise ExportError(f"{label}: input '{own.name}' is neither uint8 nor float32")
     pixels = kind.elem_type == onnx.TensorProto.UINT8
-    return Model(model, constants, own.name, shape, pixels, _infer_shapes(model, own, shape))
+    batch = max(sizes[0], 0)
+    shapes = _infer_shapes(model, own, (batch or 1, *shape))
+    return Model(model, constants, own.name, shape, pixels, shapes, _version(model), batch)
 
 
 def _infer_shapes(model: onnx.ModelProto, value: onnx.ValueInfoProto, shape: Shape) -> dict[str, Shape]:
+    """Shapes of all values, anew: what a file says of inner values may be stale, or leave sizes open."""
     known = onnx.ModelProto()
     known.CopyFrom(model)
+    del known.graph.value_info[:]
+    for output in known.graph.output:
+        output.type.tensor_type.ClearField("shape")
     own = next(i for i in known.graph.input if i.name == value.name)
-    own.CopyFrom(helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, [1, *shape]))
-    try:
-        known = onnx.shape_inference.infer_shapes(known, data_prop=True)
-    except Exception:
-        return {}  # only kept operators need it, and they are refused without
+    own.CopyFrom(helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, shape))
+    for node in known.graph.node:
+        if node.domain in QONNX_DOMAINS:  # its value has the shape of what it quantizes
+            node.CopyFrom(helper.make_node("Identity", node.input[:1], node.output, name=node.name))
+    known = onnx.shape_inference.infer_shapes(known, data_prop=True)
     infos = [*known.graph.value_info, *known.graph.output]
     return {i.name: tuple(d.dim_value for d in i.type.tensor_type.shape.dim) for i in infos}
 
 
-def _at_opset(model: onnx.ModelProto, label: str, understood: Set[str]) -> onnx.ModelProto:
-    """The model at the format's opset, where an operator that is kept would change its meaning."""
-    version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+def _version(model: onnx.ModelProto) -> int:
+    return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+
+
+def _at_opset(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
+    """The model at the format's opset; at its own, where onnx cannot convert it."""
+    version = _version(model)
     if version < 7:
         raise ExportError(f"{label}: opset {version} is not supported; export it with opset 7 or later")
-    if version == fmt.OPSET_VERSION or all(n.op_type in understood or n.domain for n in model.graph.node):
+    if version == fmt.OPSET_VERSION:
         return model
     try:
         return onnx.version_converter.convert_version(model, fmt.OPSET_VERSION)
-    except Exception as e:
-        raise ExportError(
-            f"{label}: opset {version} cannot be converted to {fmt.OPSET_VERSION}; export it with that opset"
-        ) from e
+    except Exception:  # onnx's converter raises what it likes
+        return model
+
+
+def _in_float32(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with float32 wherever it computes in float16 or bfloat16, as half of the converters leave it."""
+    halves = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+    constants = [a.t for n in model.graph.node for a in n.attribute if a.type == onnx.AttributeProto.TENSOR]
+    tensors = [t for t in (*model.graph.initializer, *constants) if t.data_type in halves]
+    casts = [a for n in model.graph.node if n.op_type == "Cast" for a in n.attribute if a.name == "to" and a.i in halves]
+    if not tensors and not casts:
+        return model
+    out = onnx.ModelProto()
+    out.CopyFrom(model)
+    constants = [a.t for n in out.graph.node for a in n.attribute if a.type == onnx.AttributeProto.TENSOR]
+    for tensor in (t for t in (*out.graph.initializer, *constants) if t.data_type in halves):
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
+    for node in out.graph.node:
+        for a in node.attribute:
+            if node.op_type == "Cast" and a.name == "to" and a.i in halves:
+                a.i = onnx.TensorProto.FLOAT
+    return out

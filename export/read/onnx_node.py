@@ -1,5 +1,6 @@
 """A node of an ONNX model, as the readers of operators see it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from bitplane.export.errors import ExportError
 from bitplane.export.network import Float64, Node, Shape
 from bitplane.export.read.construction import NetworkBuilder, Value
 from bitplane.export.read.onnx_constants import Constants
+from bitplane.export.read.onnx_sizes import BATCH
 
 
 @dataclass
@@ -23,6 +25,7 @@ class Context:
         graph: its graph.
         constants: its constants.
         builder: collects what it is read as.
+        batch: the batch size that is written into the model; 0 if it is open.
         values: the value of every name that depends on the input.
         padded: result of a Pad in front of convolutions to what it pads, its pads and their value.
         taps: quantizer of the network to the name of its value in the model.
@@ -32,6 +35,7 @@ class Context:
     graph: onnx.GraphProto
     constants: Constants
     builder: NetworkBuilder
+    batch: int = 0
     values: dict[str, Value] = field(default_factory=dict[str, Value])
     padded: dict[str, tuple[Value, tuple[int, int, int, int], float]] = field(
         default_factory=dict[str, tuple[Value, tuple[int, int, int, int], float]]
@@ -114,17 +118,56 @@ class OnnxNode:
             return [int(i) for i in self.constant(index).reshape(-1)]
         return [int(i) for i in self.a.get(attribute, default or [])]
 
+    def sizes(self, index: int) -> list[Any]:
+        """A constant input of sizes in the order of a value's axes; the batch size is `BATCH`, also where a file fixes it."""
+        name = self.proto.input[index]
+        sizes = self.constants.sizes.get(name)
+        found = [int(i) for i in self.constant(index).reshape(-1)] if sizes is None else sizes.reshape(-1).tolist()
+        if found and self.context.batch and found[0] == self.context.batch:
+            found[0] = BATCH
+        return found
+
+    def kept_constant(self, index: int) -> NDArray[Any]:
+        """A constant input as an operator that is kept has it, which must not depend on the batch size.
+
+        Raises:
+            ExportError: it does.
+        """
+        if self.op != "Reshape" or index != 1:
+            return self.constant(index)
+        sizes = self.sizes(index)
+        if any(s is BATCH for s in sizes[1:]):
+            raise self.refuse(f"computes its shape {sizes} with the batch size; export it with plain sizes")
+        return np.asarray([0 if s is BATCH else s for s in sizes], np.int64)
+
     def per_channel(self, constant: NDArray[Any], x: Value) -> Float64 | None:
         """A constant that means one number a channel of `x`, float64 [C]; None if it means something else."""
         shape = self.shape(x)
         channels = shape[0] if len(shape) == 3 else 0
-        if constant.size == 1 and constant.ndim <= len(self.builder.seen_shape(x)) + 1:
+        if constant.ndim > len(self.builder.seen_shape(x)) + 1:
+            return None  # the result has more axes
+        if constant.size == 1:
             return np.full(channels, float(constant.reshape(()))) if channels else None
         # A flattened value has its channels last, any other third from the end.
         axis = constant.ndim - (1 if x.flat and shape[1:] == (1, 1) else 3)
         if not channels or axis < 0 or constant.shape[axis] != channels or constant.size != channels:
             return None
         return constant.reshape(-1).astype(np.float64)
+
+    def window_pads(self, kernel: Sequence[int], strides: Sequence[int]) -> tuple[int, int, int, int]:
+        """Padding (top, left, bottom, right) of a sliding window over the first input, `auto_pad` included."""
+        auto = self.a.get("auto_pad", b"NOTSET")
+        if auto in (b"NOTSET", b""):
+            top, left, bottom, right = self.a.get("pads", (0, 0, 0, 0))
+            return top, left, bottom, right
+        if auto == b"VALID":
+            return 0, 0, 0, 0
+        # Output sizes are ceil(size / stride); an odd pixel goes behind in SAME_UPPER, in front in SAME_LOWER.
+        sizes = self.shape(self.x)[1:]
+        total = [max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(sizes, kernel, strides, strict=True)]
+        small, large = [t // 2 for t in total], [t - t // 2 for t in total]
+        before, behind = (small, large) if auto == b"SAME_UPPER" else (large, small)
+        return before[0], before[1], behind[0], behind[1]
 
     def add(self, node: Node) -> Value:
         """Append a node whose value the source sees as it sees the first input, flattened or not."""

@@ -10,24 +10,27 @@ from bitplane.export.nodes.max_pool import MaxPool
 from bitplane.export.nodes.pad_shortcut import PadShortcut
 from bitplane.export.read.construction import Value
 from bitplane.export.read.onnx_node import OnnxNode
+from bitplane.export.read.onnx_sizes import BATCH
 
 
 def max_pool(node: OnnxNode) -> Value | None:
     """`MaxPool`."""
     a = node.a
-    plain = a.get("auto_pad", b"NOTSET") == b"NOTSET" and not a.get("ceil_mode", 0) and not a.get("storage_order", 0)
-    if not plain or any(d != 1 for d in a.get("dilations", ())) or len(node.proto.output) != 1:
+    if a.get("ceil_mode", 0) or a.get("storage_order", 0) or any(d != 1 for d in a.get("dilations", ())) or len(node.proto.output) != 1:
         return None
-    kernel, strides, pads = tuple(a["kernel_shape"]), tuple(a.get("strides", (1, 1))), tuple(a.get("pads", (0,) * 4))
+    kernel, strides = tuple(a["kernel_shape"]), tuple(a.get("strides", (1, 1)))
+    pads = node.window_pads(kernel, strides)
     return node.add(MaxPool(node.name, node.x.name, kernel, strides, pads))  # type: ignore[arg-type]
 
 
 def average_pool(node: OnnxNode) -> Value | None:
     """`GlobalAveragePool`, or an `AveragePool` as large as its input."""
     x = node.x
-    whole = node.op == "GlobalAveragePool" or (
-        tuple(node.a["kernel_shape"]) == node.shape(x)[1:] and not any(node.a.get("pads", ()))
-    )
+    whole = node.op == "GlobalAveragePool"
+    if not whole:
+        kernel, strides = tuple(node.a["kernel_shape"]), tuple(node.a.get("strides", (1, 1)))
+        plain = not any(d != 1 for d in node.a.get("dilations", ()))
+        whole = plain and kernel == node.shape(x)[1:] and not any(node.window_pads(kernel, strides))
     return node.add(GlobalAveragePool(node.name, x.name)) if whole else None
 
 
@@ -46,8 +49,9 @@ def flatten(node: OnnxNode) -> Value | None:
         whole = node.a.get("axis", 1) == 1
     elif node.op == "Reshape":
         size = int(np.prod(node.shape(x)))
-        target = node.constant(1).tolist()
-        whole = len(target) == 2 and target[1] in (-1, size) and (target[0] in (-1, 0, 1))
+        target = node.sizes(1)
+        is_batch = len(target) == 2 and (target[0] is BATCH or target[0] == 0)
+        whole = len(target) == 2 and ((is_batch and target[1] in (-1, size)) or (target[0] == -1 and target[1] == size))
     else:
         whole = sorted(i % 4 for i in node.integers(1, "axes", [2, 3])) == [2, 3]
     return replace(x, flat=True) if whole and len(node.shape(x)) == 3 else None
