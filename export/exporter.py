@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from bitplane.export.errors import ExportError
 from bitplane.export.nodes.conv import Conv
+from bitplane.export.passes.names import free_output_name
 from bitplane.export.passes.quantize import Quantization, kept_layers, quantize
+from bitplane.export.passes.widen import widen_kernels
 from bitplane.export.qonnx import runnable
 from bitplane.export.read.construction import Normalization
 from bitplane.export.read.files import file_sha256, load_onnx
@@ -171,8 +173,9 @@ def _export(source: nn.Module | onnx.ModelProto, samples: Tensor | np.ndarray, p
     has_integers = any(isinstance(n, Conv) and n.weight.integers is not None for n in read.network.nodes)
     is_float = how.weights == "keep" and not has_integers
     network = read.network if is_float else quantize(read.network, how, read.images)
+    network = free_output_name(network if is_float else widen_kernels(network))
     file, written = write_model(network, "dequantized" if is_float and form == "packed" else form)
-    verification = verify(runnable(file) if form == "qonnx" else file, network, read.images, read.logits)
+    verification = verify(runnable(file), network, read.images, read.logits)
     properties = make_metadata(file, network, origin, read.normalize, verification)
     onnx.helper.set_model_props(file, properties)
     data = file.SerializeToString(deterministic=True)

@@ -86,9 +86,11 @@ class GraphBuilder:
             opsets: domains beside ONNX's and ours, with their versions.
         """
         final = self.names[self.network.output]
+        # A layer of the result's name whose value is flattened yet gives its name to the flattened one.
+        renamed = {fmt.OUTPUT_NAME: f"{fmt.OUTPUT_NAME}.value"} | {final: fmt.OUTPUT_NAME}
         for node in self.nodes:
             for names in (node.input, node.output):
-                names[:] = [fmt.OUTPUT_NAME if n == final else n for n in names]
+                names[:] = [renamed.get(n, n) for n in names]
         shape = self.network.shapes[self.network.output]
         kind = TensorProto.UINT8 if pixels else TensorProto.FLOAT
         graph = helper.make_graph(

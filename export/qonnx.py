@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, helper, numpy_helper
+from onnx import (
+    AttributeProto,
+    FunctionProto,
+    ModelProto,
+    NodeProto,
+    OperatorSetIdProto,
+    TensorProto,
+    helper,
+    numpy_helper,
+    version_converter,
+)
 
 from bitplane.export.errors import ExportError
 
@@ -21,6 +31,10 @@ QONNX_DOMAINS = (DOMAIN, "onnx.brevitas", "finn.custom_op.general")
 """Domains under which tools have written the same operators."""
 BITS = {"ternary": 2, "quaternary": 5, "int8": 8}
 """Bits of a signed Quant whose integers hold the level set: quaternary's are -10 to 10."""
+
+
+OLDEST_OPSET = 13
+"""Opset that has every operator of their meaning."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +61,16 @@ class Quant:
 def runnable(model: ModelProto) -> ModelProto:
     """A QONNX model with the meaning of `Quant` and `BipolarQuant` as model-local functions, so that onnxruntime runs it.
 
+    A model without them is returned as it is. Their meaning takes operators of opset 13, to which an older model is converted.
+
     Raises:
         ExportError: a Quant rounds by another mode than ROUND.
     """
+    if not any(n.domain in QONNX_DOMAINS for n in model.graph.node):
+        return model
+    version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
     out = ModelProto()
-    out.CopyFrom(model)
+    out.CopyFrom(model if version >= OLDEST_OPSET else version_converter.convert_version(model, OLDEST_OPSET))
     used: set[str] = set()
     for node in out.graph.node:
         if node.domain not in QONNX_DOMAINS:

@@ -28,4 +28,4 @@ class Affine(Unary):
 
     def write(self, graph: GraphBuilder) -> NoReturn:
         """No form holds one."""
-        raise ExportError(f"{self.name}: an affine map is left unfolded; please report this defect")
+        raise ExportError(f"{self.name}: an affine map is left unfolded")

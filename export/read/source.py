@@ -12,12 +12,10 @@ from torch import Tensor, nn
 from bitplane.export.errors import ExportError, first_line
 from bitplane.export.network import Network
 from bitplane.export.nodes.normalize import Normalize
-from bitplane.export.nodes.quantize import Quantize
-from bitplane.export.nodes.sign import Sign
 from bitplane.export.passes.fold import fold_affine
 from bitplane.export.passes.merge import merge_neighbors
 from bitplane.export.passes.prune import prune
-from bitplane.export.qonnx import QONNX_DOMAINS, runnable
+from bitplane.export.qonnx import runnable
 from bitplane.export.read.construction import Normalization
 from bitplane.export.read.onnx import read_onnx
 from bitplane.export.read.torch import quantizer_outputs, read_torch
@@ -98,20 +96,30 @@ def _from_torch(source: nn.Module, images: Tensor, normalize: Normalization | No
 
 def _from_onnx(source: onnx.ModelProto, images: Tensor, normalize: Normalization | None) -> Source:
     label = source.graph.name or "model"
-    network = folded(read_onnx(source, label, _image_shape(images), normalize).network)
+    reading = read_onnx(source, label, _image_shape(images), normalize)
+    network = folded(reading.network)
     _check_kind(network, images)
-    qonnx = any(n.domain in QONNX_DOMAINS for n in source.graph.node)
+    chosen, given = few(images, network), {o.name for o in source.graph.output}
+    kept = network.producers()
+    taps = {own: name for own, name in reading.taps.items() if own in kept and name not in given}
     try:
-        (logits,) = run_onnxruntime(runnable(source) if qonnx else source, _normalized(images, normalize))
+        model = runnable(source)
+        (logits,) = run_onnxruntime(model, _normalized(images, normalize))
+        expected, *values = run_onnxruntime(model, _normalized(chosen, normalize), list(taps.values()))
     except ExportError:
         raise
     except Exception as e:  # onnxruntime's errors share no base class
         raise ExportError(
             f"{label}: onnxruntime cannot run the source ({first_line(e)}); check the file and the samples"
         ) from e
-    if not any(isinstance(n, Quantize | Sign) for n in network.nodes):
-        check_reading(network, few(images, network), few(torch.from_numpy(logits), network).numpy(), {})
+    forced = {own: _like(network, own, value) for own, value in zip(taps, values, strict=True)}
+    check_reading(network, chosen, expected, forced)
     return Source(network, images, logits, pixel_form(network))
+
+
+def _like(network: Network, name: str, value: np.ndarray) -> Tensor:
+    """A value of the source in the shape that the network has it in."""
+    return torch.from_numpy(value.reshape(len(value), *network.shapes[name]))
 
 
 def _image_shape(images: Tensor) -> tuple[int, int, int]:
