@@ -1,10 +1,11 @@
 """A network, from wherever it comes, to one checked ONNX file.
 
-source -> read (and check) -> quantize -> write_model -> verify -> metadata -> write_atomically
+source -> read_source -> quantize -> write_model -> verify -> metadata -> a session of bitplane.runtime -> write_atomically
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from bitplane.export.errors import ExportError
+from bitplane.errors import BitplaneError
+from bitplane.export.errors import ExportError, first_line
 from bitplane.export.nodes.conv import Conv
 from bitplane.export.passes.names import free_output_name
 from bitplane.export.passes.quantize import Quantization, kept_layers, quantize
@@ -24,13 +26,15 @@ from bitplane.export.read.files import file_sha256, load_onnx
 from bitplane.export.read.runs import evenly_spaced, load_run
 from bitplane.export.read.source import check_samples, read_source
 from bitplane.export.read.torchvision import IMAGENET, load_torchvision
-from bitplane.export.report import ExportReport, make_report, report_layers
-from bitplane.export.verify import verify
+from bitplane.export.report import ExportReport, LayerReport, report_layers
+from bitplane.export.verify import Verification, verify
 from bitplane.export.write.file import write_atomically
 from bitplane.export.write.forms import FORMS, Form, write_model
 from bitplane.export.write.metadata import make_metadata, make_origin
+from bitplane.format import names as fmt
 
 KEEP_ALL = Quantization()
+_ON_INTEGERS = {fmt.PIXEL_CONV, *fmt.LOW_BIT_CONV.values()}
 RUN_SAMPLES = 256
 """Training images of a run that are used where no samples are given."""
 
@@ -44,6 +48,7 @@ class _Options:
     form: Form = "packed"
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
     force: bool = False
+    allow_unrunnable: bool = False
 
     def __post_init__(self) -> None:
         if self.form not in FORMS:
@@ -60,6 +65,7 @@ def to_onnx(
     form: Form = "packed",
     metadata: Mapping[str, Any] | None = None,
     force: bool = False,
+    allow_unrunnable: bool = False,
 ) -> ExportReport:
     """Write a network as one ONNX file (`FORMAT.md`).
 
@@ -78,12 +84,17 @@ def to_onnx(
             weights and standard float operators), or "qonnx".
         metadata: fields of `Origin`; all are optional.
         force: replace a file at `path`, once the new one is complete.
+        allow_unrunnable: also write a packed file that `bitplane.runtime` cannot run although layers compute on integers,
+            because of an operator that it keeps; the report says why.
 
     Raises:
         ExportError: a layer is not supported, weights are off the level set, an argument does not fit the network, the file
-            does not compute what the network does, or it cannot be written. Nothing is left behind.
+            does not compute what the network does, `bitplane.runtime` cannot run it, or it cannot be written. Nothing is left
+            behind.
     """
-    return _export(source, samples, Path(path), _Options(quantization, normalize, form, metadata or {}, force))
+    return _export(
+        source, samples, Path(path), _Options(quantization, normalize, form, metadata or {}, force, allow_unrunnable)
+    )
 
 
 def export_run(
@@ -96,6 +107,7 @@ def export_run(
     form: Form = "packed",
     metadata: Mapping[str, Any] | None = None,
     force: bool = False,
+    allow_unrunnable: bool = False,
     count: int = RUN_SAMPLES,
 ) -> ExportReport:
     """Export a finished run of `bitplane.train`.
@@ -109,6 +121,7 @@ def export_run(
         form: as in `to_onnx`.
         metadata: as in `to_onnx`, in place of what the run says.
         force: as in `to_onnx`.
+        allow_unrunnable: as in `to_onnx`.
         count: images that are taken where `samples` is None.
 
     Raises:
@@ -117,7 +130,7 @@ def export_run(
     """
     run = load_run(Path(source))
     images = evenly_spaced(run.images, count) if samples is None else samples
-    options = _Options(quantization, normalize, form, {**run.metadata, **(metadata or {})}, force)
+    options = _Options(quantization, normalize, form, {**run.metadata, **(metadata or {})}, force, allow_unrunnable)
     return _export(run.model, images, Path(path), options)
 
 
@@ -131,6 +144,7 @@ def export_file(
     form: Form = "packed",
     metadata: Mapping[str, Any] | None = None,
     force: bool = False,
+    allow_unrunnable: bool = False,
 ) -> ExportReport:
     """Export an ONNX or QONNX file, or a torchvision ResNet-18, 34 or 50 `state_dict` in safetensors.
 
@@ -143,6 +157,7 @@ def export_file(
         form: as in `to_onnx`.
         metadata: as in `to_onnx`, in place of what the file says.
         force: as in `to_onnx`.
+        allow_unrunnable: as in `to_onnx`.
 
     Raises:
         BitplaneError: the file cannot be read; or what `to_onnx` raises.
@@ -157,27 +172,81 @@ def export_file(
         # The module itself takes normalized floats; `normalize` says how pixels become them.
         network.set_submodule("input", nn.Identity())
     known = {"model": name, "checkpoint_sha256": file_sha256(file)}
-    options = _Options(quantization, normalize, form, {**known, **(metadata or {})}, force)
+    options = _Options(quantization, normalize, form, {**known, **(metadata or {})}, force, allow_unrunnable)
     return _export(network, samples, Path(path), options)
 
 
 def _export(source: nn.Module | onnx.ModelProto, samples: Tensor | np.ndarray, path: Path, options: _Options) -> ExportReport:
     if path.exists() and not options.force:
         raise ExportError(f"{path}: exists; add --force (force=True) to replace it, or choose another path")
-    images = torch.as_tensor(samples).cpu()
-    check_samples(images)
+    with _refusing(source):
+        images = torch.as_tensor(samples).cpu()
+        check_samples(images)
+        file, report = _convert(source, images, options)
+        data = file.SerializeToString(deterministic=True)
+    unrunnable = _why_unrunnable(data, options.form, report)
+    on_integers = any(layer.operator in _ON_INTEGERS for layer in report.layers)
+    if unrunnable and on_integers and options.form == "packed" and not options.allow_unrunnable:
+        raise ExportError(
+            f"{report.name}: bitplane.runtime cannot run the file ({unrunnable}); add --allow-unrunnable"
+            " (allow_unrunnable=True) to write it for other engines"
+        )
+    write_atomically(path, data)
+    return ExportReport(
+        str(path), options.form, len(data), **asdict(report.verification), unrunnable=unrunnable, layers=report.layers
+    )
+
+
+@contextmanager
+def _refusing(source: nn.Module | onnx.ModelProto) -> Iterator[None]:
+    """Whatever torch, onnx, onnxruntime or numpy raise at a source is a refusal of it."""
+    try:
+        yield
+    except BitplaneError:
+        raise
+    except Exception as e:
+        name = source.graph.name or "model" if isinstance(source, onnx.ModelProto) else type(source).__name__
+        raise ExportError(
+            f"{name}: cannot be exported ({type(e).__name__}: {first_line(e)}); check the network and the samples"
+        ) from e
+
+
+@dataclass(frozen=True)
+class _Converted:
+    """What is known of a file before it is written: its name, its check, its layers, and whether it is a float network's."""
+
+    name: str
+    verification: Verification
+    layers: tuple[LayerReport, ...]
+    is_float: bool
+
+
+def _convert(source: nn.Module | onnx.ModelProto, images: Tensor, options: _Options) -> tuple[onnx.ModelProto, _Converted]:
+    """The checked model of a source."""
     read = read_source(source, images, options.normalize)
     origin = make_origin(read.network, options.metadata)
     how, form = options.quantization, options.form
     kept_layers(read.network, how)  # refuses a pattern that names nothing
     has_integers = any(isinstance(n, Conv) and n.weight.integers is not None for n in read.network.nodes)
     is_float = how.weights == "keep" and not has_integers
-    network = read.network if is_float else quantize(read.network, how, read.images)
-    network = free_output_name(network if is_float else widen_kernels(network))
+    network = read.network if is_float else widen_kernels(quantize(read.network, how, read.images))
+    network = free_output_name(network)
     file, written = write_model(network, "dequantized" if is_float and form == "packed" else form)
     verification = verify(runnable(file), network, read.images, read.logits)
-    properties = make_metadata(file, network, origin, read.normalize, verification)
-    onnx.helper.set_model_props(file, properties)
-    data = file.SerializeToString(deterministic=True)
-    write_atomically(path, data)
-    return make_report(str(path), form, len(data), verification, report_layers(file, network, written))
+    onnx.helper.set_model_props(file, make_metadata(file, network, origin, read.normalize, verification))
+    return file, _Converted(network.name, verification, report_layers(file, network, written), is_float)
+
+
+def _why_unrunnable(data: bytes, form: Form, converted: _Converted) -> str:
+    """Why `bitplane.runtime` does not run a file; "" if it does."""
+    if form != "packed":
+        return f"the form is {form}, for other engines"
+    if converted.is_float:
+        return "no weight is quantized: a plain float32 file for other engines"
+    from bitplane.runtime import InferenceSession
+
+    try:
+        InferenceSession(data, threads=1)
+    except BitplaneError as e:
+        return first_line(e).removeprefix("<bytes>: ").removesuffix("; export it again")
+    return ""

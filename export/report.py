@@ -1,7 +1,7 @@
 """What an export reports: the file, how it compares with its source, and how every layer was written."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import prod
 
 import onnx
@@ -9,7 +9,6 @@ import onnx
 from bitplane.export.graph import Written
 from bitplane.export.network import Network
 from bitplane.export.nodes.conv import Conv
-from bitplane.export.verify import Verification
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,7 @@ class ExportReport:
         reference_top1_agreement: the same against the quantized network with the file's activation codes: rounding only.
         reference_max_logit_difference: the same.
         reference_code_mismatch: largest share of a quantizer's codes that differ from that reference's.
+        unrunnable: why `bitplane.runtime` does not run the file; "" if it does.
         layers: the convolutions and fully connected layers in order.
     """
 
@@ -59,12 +59,8 @@ class ExportReport:
     reference_top1_agreement: float
     reference_max_logit_difference: float
     reference_code_mismatch: float
+    unrunnable: str
     layers: tuple[LayerReport, ...]
-
-
-def make_report(path: str, form: str, size: int, check: Verification, layers: tuple[LayerReport, ...]) -> ExportReport:
-    """A report of a file of `size` bytes."""
-    return ExportReport(path, form, size, **asdict(check), layers=layers)
 
 
 def report_layers(file: onnx.ModelProto, network: Network, written: Mapping[str, Written]) -> tuple[LayerReport, ...]:

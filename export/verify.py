@@ -95,9 +95,7 @@ def check_reading(network: Network, samples: Tensor, logits: Floats, values: Map
     _compare(network.name, "reading differs from the source", found, logits.reshape(len(logits), -1), READING_LIMIT)
 
 
-def _evaluate_with(
-    network: Network, images: Tensor, values: Mapping[str, Tensor]
-) -> tuple[Floats, dict[str, float]]:
+def _evaluate_with(network: Network, images: Tensor, values: Mapping[str, Tensor]) -> tuple[Floats, dict[str, float]]:
     """Logits of a network that goes on with `values` of its quantizers, and the share of each one's codes that are others."""
     mismatch: dict[str, float] = {}
 
@@ -132,7 +130,7 @@ def verify(file: onnx.ModelProto, network: Network, samples: Tensor, expected: F
         tapped, *taps = run_onnxruntime(file, chosen, [q.name for q in quantizers])
     except Exception as e:  # onnx and onnxruntime share no base class of their own
         raise ExportError(
-            f"{network.name}: onnxruntime refuses the file ({first_line(e)}); leave out the operator or the option that it names"
+            f"{network.name}: onnxruntime refuses the file ({first_line(e)}); leave out the operator or option that it names"
         ) from e
     values = {q.name: _value(q, tap) for q, tap in zip(quantizers, taps, strict=True)}
     exact, mismatch = _evaluate_with(network, chosen, values)
@@ -159,8 +157,8 @@ def _compare(name: str, what: str, found: Floats, exact: Floats, share: float) -
     limit = share * float(np.median(np.ptp(exact, axis=1))) + 1e-5 * (1 + float(np.abs(exact).max()))
     if not difference <= limit:
         raise ExportError(
-            f"{name}: {what} by {difference:.3g} (limit {limit:.3g}); an operation computes otherwise than it is read, or values"
-            " are too large for float32"
+            f"{name}: {what} by {difference:.3g} (limit {limit:.3g}); an operation computes otherwise than it is read,"
+            " or values are too large for float32"
         )
     return difference
 

@@ -55,6 +55,7 @@ class Options:
         mean: of the pixels, as SOURCE was trained on (pixel - mean) / std; one number, or one a channel.
         std: of the pixels.
         force: replace OUTPUT if it exists.
+        allow_unrunnable: also write a packed file that bitplane.runtime cannot run, because of an operator kept from SOURCE.
         json: write the report to this file.
     """
 
@@ -72,6 +73,7 @@ class Options:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     force: bool = False
+    allow_unrunnable: bool = False
     json: JsonFile = None
 
 
@@ -82,6 +84,8 @@ def run(options: Options) -> None:
         f"{report.path}: {report.bytes} bytes; onnxruntime agrees with the source on {100 * report.top1_agreement:.2f} % of "
         f"{report.samples} images, largest logit difference {report.max_logit_difference:.3g}"
     )
+    if options.form == "packed" and report.unrunnable:
+        say(f"  bitplane.runtime does not run it: {report.unrunnable}")
     if options.form in ("packed", "inlined"):
         for layer in report.layers:
             if layer.reason and layer.operator != "Gemm":
@@ -95,14 +99,16 @@ def _export(o: Options) -> "ExportReport":
     at_least("--samples", o.samples, 1)
     how = Quantization(o.weights, o.activations, o.calibration, o.correction, o.keep, o.edges)
     if o.source.suffix not in FILES:
-        return export_run(o.source, None, o.output, quantization=how, form=o.form, force=o.force, count=o.samples)
+        options: dict[str, Any] = {"force": o.force, "allow_unrunnable": o.allow_unrunnable, "count": o.samples}
+        return export_run(o.source, None, o.output, quantization=how, form=o.form, **options)
     if o.images.data is None:
         raise UsageError(f"{o.source}: give --data, the images to calibrate and check on")
     if bool(o.mean) != bool(o.std):
         raise UsageError("--mean and --std go together; both are in pixels, 0 to 255")
     images, name = _samples(o.images, o.images.data, o.samples)
     common: dict[str, Any] = {"quantization": how, "form": o.form, "normalize": (o.mean, o.std) if o.mean else None}
-    return export_file(o.source, images, o.output, metadata={"dataset": name}, force=o.force, **common)
+    common |= {"force": o.force, "allow_unrunnable": o.allow_unrunnable}
+    return export_file(o.source, images, o.output, metadata={"dataset": name}, **common)
 
 
 def _samples(o: SampleOptions, data: str, count: int) -> tuple[Any, str]:

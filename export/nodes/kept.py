@@ -1,6 +1,6 @@
 """Kept: any other operator of ONNX, carried from the source into the file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -15,6 +15,12 @@ from torch import Tensor
 from bitplane.export.graph import GraphBuilder
 from bitplane.export.network import Node, Shape
 from bitplane.format import names as fmt
+
+
+MOVES = ("Concat", "Reshape", "Transpose", "Slice", "Squeeze", "Unsqueeze", "AveragePool", "MaxPool", "ReduceMean")
+"""Operators whose result is never less than the least of their input."""
+NON_NEGATIVE = ("Sigmoid", "HardSigmoid", "Softmax", "Softplus", "Exp", "Abs")
+"""Operators whose result is never negative."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,13 @@ class Kept(Node):
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         (result,) = session.run(["y"], feeds)
         return torch.from_numpy(np.array(result))
+
+    def non_negative(self, known: Callable[[str], bool]) -> bool:
+        """Where it moves or averages values that are, or makes no others."""
+        if self.proto.op_type == "Clip":
+            low = self.constants.get(self.inputs[1]) if len(self.inputs) > 1 else None
+            return low is not None and bool((low >= 0).all())
+        return self.proto.op_type in NON_NEGATIVE or (self.proto.op_type in MOVES and all(known(s) for s in self.sources))
 
     def write(self, graph: GraphBuilder) -> str:
         """As the source had it."""

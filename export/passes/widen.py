@@ -19,7 +19,7 @@ def widen_kernels(network: Network) -> Network:
 
 
 def _widened(conv: Conv) -> Conv:
-    o, c, *kernel = conv.weight.shape
+    kernel = conv.weight.shape[2:]
     pads = np.array(conv.pads).reshape(2, 2)
     extra = np.maximum(pads.max(0) - kernel + 1, 0)
     if not extra.any():

@@ -5,25 +5,20 @@ within bounds, through a short list of operators. QONNX (https://github.com/fast
 `BipolarQuant` of domain `qonnx.custom_op.general`: on a constant they make an integer weight, elsewhere a quantizer.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import onnx
-from numpy.typing import NDArray
 
 from bitplane.export.errors import ExportError
 from bitplane.export.network import INPUT, Network
-from bitplane.export.nodes.kept import Kept
 from bitplane.export.qonnx import QONNX_DOMAINS
 from bitplane.export.read import onnx_elementwise, onnx_layers, onnx_shapes, qonnx
 from bitplane.export.read.construction import NetworkBuilder, Normalization, Value
+from bitplane.export.read.onnx_keep import keep, split
 from bitplane.export.read.onnx_model import Model, open_model
 from bitplane.export.read.onnx_node import Context, OnnxNode
 from bitplane.export.read.onnx_sizes import of_shape
-from bitplane.format import names as fmt
-from bitplane.format.limits import MAX_ELEMENTS
 
 Reader = Callable[[OnnxNode], Value | None]
 
@@ -88,41 +83,11 @@ def _read_node(proto: onnx.NodeProto, context: Context, opened: Model) -> None:
     if proto.op_type == "Shape" and proto.domain in ("", "ai.onnx"):
         context.constants.keep_sizes(proto.output[0], of_shape(node.builder.seen_shape(node.x), node.a))
         return
+    if proto.op_type == "Split" and proto.domain in ("", "ai.onnx"):
+        for part in split(node):
+            context.values[part.proto.output[0]] = keep(part, opened.opset)
+        return
     table = qonnx.OPERATORS if proto.domain in QONNX_DOMAINS else STANDARD if proto.domain in ("", "ai.onnx") else {}
     read = table.get(proto.op_type)
     out = read(node) if read else None
-    context.values[proto.output[0]] = _keep(node, opened) if out is None else out
-
-
-def _keep(node: OnnxNode, opened: Model) -> Value:
-    proto, context = node.proto, node.context
-    if proto.domain not in ("", "ai.onnx") or len(proto.output) != 1:
-        domain = f"{proto.domain}." if proto.domain else ""
-        raise ExportError(
-            f"{context.label}: node '{proto.name}' ({domain}{proto.op_type}) is not supported; supported are standard operators"
-            " of one output, and QONNX's Quant and BipolarQuant"
-        )
-    if opened.opset != fmt.OPSET_VERSION and not _means_the_same(proto, opened.opset):
-        raise node.refuse(f"opset {opened.opset} cannot be converted to {fmt.OPSET_VERSION}; export it with that opset")
-    shape = opened.shapes.get(proto.output[0], ())
-    if math.prod(shape) > MAX_ELEMENTS:
-        raise node.refuse(f"makes a value of shape {list(shape)}, too large")
-    if not shape or min(shape[1:], default=1) < 1:
-        raise node.refuse("its output's shape cannot be inferred")
-    constants: dict[str, NDArray[Any]] = {}
-    inputs: list[str] = []
-    for index, name in enumerate(proto.input):
-        if not name:
-            inputs.append("")
-        elif name in context.values:
-            inputs.append(node.builder.spread(node.value(index)))
-        else:
-            constants[f"{node.name}.{index}"] = node.kept_constant(index)
-            inputs.append(f"{node.name}.{index}")
-    return node.builder.add(Kept(node.name, tuple(inputs), proto, constants, tuple(shape[1:])))
-
-
-def _means_the_same(node: onnx.NodeProto, opset: int) -> bool:
-    """Whether an operator is defined at the format's opset as it is at another one."""
-    own, ours = (onnx.defs.get_schema(node.op_type, version) for version in (opset, fmt.OPSET_VERSION))
-    return own.since_version == ours.since_version
+    context.values[proto.output[0]] = keep(node, opened.opset) if out is None else out

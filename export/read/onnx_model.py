@@ -1,15 +1,12 @@
-"""Opening an ONNX model in memory: one image input, one result, the format's operator set, and the shapes of all values."""
+"""Opening an ONNX model in memory: one image input, one result, and the format's operator set."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 from bitplane.export.errors import ExportError
-from bitplane.export.network import Shape
-from bitplane.export.qonnx import QONNX_DOMAINS
 from bitplane.export.read.onnx_constants import Constants
 from bitplane.format import names as fmt
 
@@ -24,7 +21,6 @@ class Model:
         input_name: of its one input.
         input_shape: (C, H, W).
         pixels: whether that is uint8.
-        shapes: shape of every value at the fixed batch size or at 1, with the batch axis; 0 where it is not known.
         opset: version of its operators: the format's, unless onnx cannot convert them.
         batch: the batch size that is written into the model; 0 if it is open.
     """
@@ -34,7 +30,6 @@ class Model:
     input_name: str
     input_shape: tuple[int, int, int]
     pixels: bool
-    shapes: Mapping[str, Shape]
     opset: int
     batch: int
 
@@ -68,26 +63,7 @@ def open_model(model: onnx.ModelProto, label: str, input_shape: tuple[int, int, 
     if kind.elem_type not in (onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT):
         raise ExportError(f"{label}: input '{own.name}' is neither uint8 nor float32")
     pixels = kind.elem_type == onnx.TensorProto.UINT8
-    batch = max(sizes[0], 0)
-    shapes = _infer_shapes(model, own, (batch or 1, *shape))
-    return Model(model, constants, own.name, shape, pixels, shapes, _version(model), batch)
-
-
-def _infer_shapes(model: onnx.ModelProto, value: onnx.ValueInfoProto, shape: Shape) -> dict[str, Shape]:
-    """Shapes of all values, anew: what a file says of inner values may be stale, or leave sizes open."""
-    known = onnx.ModelProto()
-    known.CopyFrom(model)
-    del known.graph.value_info[:]
-    for output in known.graph.output:
-        output.type.tensor_type.ClearField("shape")
-    own = next(i for i in known.graph.input if i.name == value.name)
-    own.CopyFrom(helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, shape))
-    for node in known.graph.node:
-        if node.domain in QONNX_DOMAINS:  # its value has the shape of what it quantizes
-            node.CopyFrom(helper.make_node("Identity", node.input[:1], node.output, name=node.name))
-    known = onnx.shape_inference.infer_shapes(known, data_prop=True)
-    infos = [*known.graph.value_info, *known.graph.output]
-    return {i.name: tuple(d.dim_value for d in i.type.tensor_type.shape.dim) for i in infos}
+    return Model(model, constants, own.name, shape, pixels, _version(model), max(sizes[0], 0))
 
 
 def _version(model: onnx.ModelProto) -> int:

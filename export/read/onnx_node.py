@@ -122,7 +122,8 @@ class OnnxNode:
         """A constant input of sizes in the order of a value's axes; the batch size is `BATCH`, also where a file fixes it."""
         name = self.proto.input[index]
         sizes = self.constants.sizes.get(name)
-        found = [int(i) for i in self.constant(index).reshape(-1)] if sizes is None else sizes.reshape(-1).tolist()
+        constant = self.constant(index) if sizes is None else sizes
+        found: list[Any] = [i if i is BATCH else int(i) for i in constant.reshape(-1)]
         if found and self.context.batch and found[0] == self.context.batch:
             found[0] = BATCH
         return found

@@ -16,7 +16,12 @@ from bitplane.export.read.onnx_sizes import BATCH
 def max_pool(node: OnnxNode) -> Value | None:
     """`MaxPool`."""
     a = node.a
-    if a.get("ceil_mode", 0) or a.get("storage_order", 0) or any(d != 1 for d in a.get("dilations", ())) or len(node.proto.output) != 1:
+    if (
+        a.get("ceil_mode", 0)
+        or a.get("storage_order", 0)
+        or any(d != 1 for d in a.get("dilations", ()))
+        or len(node.proto.output) != 1
+    ):
         return None
     kernel, strides = tuple(a["kernel_shape"]), tuple(a.get("strides", (1, 1)))
     pads = node.window_pads(kernel, strides)

@@ -1,4 +1,4 @@
-"""Arithmetic on shapes, as exporters spell out `x.view(x.size(0), -1)`: computed while reading, with the batch size left open."""
+"""Arithmetic on shapes, as exporters spell out `x.view(x.size(0), -1)`: computed while reading, the batch size left open."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
