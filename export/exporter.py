@@ -248,5 +248,5 @@ def _why_unrunnable(data: bytes, form: Form, converted: _Converted) -> str:
     try:
         InferenceSession(data, threads=1)
     except BitplaneError as e:
-        return first_line(e).removeprefix("<bytes>: ").removesuffix("; export it again")
+        return first_line(e).removeprefix("<bytes>: ").partition("; export it again")[0]
     return ""

@@ -138,7 +138,7 @@ def verify(file: onnx.ModelProto, network: Network, samples: Tensor, expected: F
         if share - TIES / values[name].numel() > CODE_LIMIT:
             raise ExportError(
                 f"{network.name}: {share:.2%} of the activation codes of {name} differ from the network's (limit"
-                f" {CODE_LIMIT:.2%}); its values may be too large or too small for float32"
+                f" {CODE_LIMIT:.2%}): sums that lie on a threshold, which only the packed form has exact, or too large values"
             )
     limit = LOGIT_LIMIT if quantizers else READING_LIMIT
     difference = _compare(network.name, "logits of the exported graph differ from the network's", tapped, exact, limit)

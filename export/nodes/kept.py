@@ -16,7 +16,6 @@ from bitplane.export.graph import GraphBuilder
 from bitplane.export.network import Node, Shape
 from bitplane.format import names as fmt
 
-
 MOVES = ("Concat", "Reshape", "Transpose", "Slice", "Squeeze", "Unsqueeze", "AveragePool", "MaxPool", "ReduceMean")
 """Operators whose result is never less than the least of their input."""
 NON_NEGATIVE = ("Sigmoid", "HardSigmoid", "Softmax", "Softplus", "Exp", "Abs")

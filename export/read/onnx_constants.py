@@ -33,6 +33,7 @@ FOLDABLE = (
     "Gather",
     "Slice",
     "Shape",
+    "ConstantOfShape",
 )
 
 
@@ -203,6 +204,8 @@ def _result_size(node: onnx.NodeProto, values: list[NDArray[Any]]) -> int:
     """A bound of the elements that a node of `FOLDABLE` makes."""
     if node.op_type == "Concat":
         return sum(v.size for v in values)
+    if node.op_type == "ConstantOfShape":
+        return int(np.prod(values[0], dtype=object))
     if node.op_type == "Gather":
         return values[0].size * values[1].size
     if node.op_type in ("Mul", "Div", "Add", "Sub"):

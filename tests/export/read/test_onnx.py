@@ -117,7 +117,12 @@ def test_what_is_not_understood_is_kept_and_named_by_the_runtime(tmp_path, sampl
         helper.make_node("Softmax", ["swish"], ["logits"], name="soft", axis=1),
     ]
     model = graph(tail)
-    report = to_onnx(model, samples, tmp_path / "m.onnx", quantization=Quantization(weights="ternary", edges=32))
+    how = Quantization(weights="ternary", edges=32)
+    with pytest.raises(ExportError, match=r"cannot run the file \(node 'swish' \(HardSwish\).*; add --allow-unrunnable"):
+        to_onnx(model, samples, tmp_path / "m.onnx", quantization=how)
+    assert list(tmp_path.iterdir()) == []
+    report = to_onnx(model, samples, tmp_path / "m.onnx", quantization=how, allow_unrunnable=True)
+    assert "'HardSwish' is not part" in report.unrunnable
     file = onnx.load(tmp_path / "m.onnx")
     assert [n.op_type for n in file.graph.node][-2:] == ["HardSwish", "Softmax"]
     assert report.reference_max_logit_difference < 1e-4
