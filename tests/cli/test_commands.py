@@ -89,6 +89,24 @@ def test_export_refuses_what_it_cannot_do_in_one_line(pictures, tmp_path, capsys
     assert not (tmp_path / "x.onnx").exists()
 
 
+def test_export_of_what_the_runtime_cannot_run_takes_a_flag(pictures, tmp_path, capsys) -> None:
+    file = onnx.load(FLOAT)
+    file.graph.node[-1].output[0] = "scores"
+    file.graph.node.append(onnx.helper.make_node("Softmax", ["scores"], ["logits"], name="soft", axis=1))
+    onnx.save(file, tmp_path / "source.onnx")
+    out = tmp_path / "m.onnx"
+    arguments = ["export", str(tmp_path / "source.onnx"), "-o", str(out), "--data", str(pictures), "--weights", "ternary"]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "'soft' (Softmax)" in error
+    assert "--allow-unrunnable" in error
+    assert not out.exists()
+    assert main([*arguments, "--allow-unrunnable"]) == 0
+    assert "bitplane.runtime does not run it: node 'soft' (Softmax)" in capsys.readouterr().out
+    assert out.exists()
+
+
 def test_fine_tuning_starts_from_a_file_of_weights(tmp_path) -> None:
     from safetensors.torch import load_file, save_file
 

@@ -6,7 +6,7 @@ import json
 import onnx
 import pytest
 
-from bitplane.export import export_run
+from bitplane.export import RUN_SAMPLES, export_run
 from bitplane.format import names as fmt
 from bitplane.train.checkpoint import write_config, write_folder
 from bitplane.train.config import OptimizerConfig, TrainConfig
@@ -54,3 +54,12 @@ def test_an_unfinished_run_is_refused(run, tmp_path) -> None:
 def test_a_missing_run_is_refused(tmp_path) -> None:
     with pytest.raises(CheckpointError, match=r"config\.json"):
         export_run(tmp_path / "nowhere", None, tmp_path / "model.onnx")
+
+
+def test_samples_may_be_given(run, make_network, tmp_path) -> None:
+    _, samples = make_network(channels=1, zero_point=78, pixel_scale=96.0, samples=7)
+    assert export_run(run, samples, tmp_path / "model.onnx").samples == 7
+
+
+def test_without_samples_the_runs_own_images_are_taken(run, tmp_path) -> None:
+    assert export_run(run, None, tmp_path / "model.onnx").samples == RUN_SAMPLES
