@@ -55,7 +55,9 @@ class Kept(Node):
     def evaluate(self, inputs: list[Tensor]) -> Tensor:
         """Its value, by onnxruntime: onnx's reference implementation takes minutes for a pool."""
         feeds = dict(zip(self.sources, (np.ascontiguousarray(i.numpy()) for i in inputs), strict=True))
-        arrays = {n: feeds[n] if n in feeds else np.asarray(self.constants[n]) for n in dict.fromkeys(self.inputs) if n}
+        arrays: dict[str, NDArray[np.generic]] = {
+            n: feeds[n] if n in feeds else np.asarray(self.constants[n]) for n in dict.fromkeys(self.inputs) if n
+        }
         proto = onnx.NodeProto()
         proto.CopyFrom(self.proto)
         del proto.input[:], proto.output[:]
@@ -66,7 +68,7 @@ class Kept(Node):
             [proto],
             "node",
             [onnx.helper.make_tensor_value_info(n, kinds[n], arrays[n].shape) for n in feeds],
-            [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
+            [onnx.ValueInfoProto(name="y")],
             [onnx.numpy_helper.from_array(a, n) for n, a in arrays.items() if n not in feeds],
         )
         opsets = [onnx.helper.make_opsetid("", fmt.OPSET_VERSION)]
@@ -81,7 +83,7 @@ class Kept(Node):
         """Where it moves or averages values that are, or makes no others."""
         if self.proto.op_type == "Clip":
             low = self.constants.get(self.inputs[1]) if len(self.inputs) > 1 else None
-            return low is not None and bool((low >= 0).all())
+            return low is not None and bool((low.astype(np.float64) >= 0).all())
         return self.proto.op_type in NON_NEGATIVE or (self.proto.op_type in MOVES and all(known(s) for s in self.sources))
 
     def write(self, graph: GraphBuilder) -> str:

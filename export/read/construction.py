@@ -41,6 +41,7 @@ class NetworkBuilder:
         label: what to call the source in messages.
         nodes: so far.
         shapes: shape of every value without the batch axis.
+        kinds: ONNX's type of every value that is not float32.
     """
 
     def __init__(self, label: str, input_shape: tuple[int, int, int], *, pixels: bool) -> None:
@@ -48,6 +49,7 @@ class NetworkBuilder:
         self.input_shape, self.pixels = input_shape, pixels
         self.nodes: list[Node] = []
         self.shapes: dict[str, Shape] = {INPUT: input_shape}
+        self.kinds: dict[str, int] = {}
 
     def unique(self, name: str) -> str:
         """`name`, with a number if it is taken."""

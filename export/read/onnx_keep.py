@@ -49,14 +49,17 @@ def keep(node: OnnxNode, opset: int) -> Value:
         else:
             constants[f"{node.name}.{index}"] = node.kept_constant(index)
             inputs.append(f"{node.name}.{index}")
-    shape = _shape(node, inputs, constants)
+    shape, kind = _infer(node, inputs, constants)
     if math.prod(shape) > MAX_ELEMENTS:
         raise node.refuse(f"makes a value of shape {list(shape)}, too large")
-    return node.builder.add(Kept(node.name, tuple(inputs), proto, constants, shape))
+    out = node.builder.add(Kept(node.name, tuple(inputs), proto, constants, shape))
+    if kind != onnx.TensorProto.FLOAT:
+        node.builder.kinds[out.name] = kind
+    return out
 
 
-def _shape(node: OnnxNode, inputs: list[str], constants: dict[str, NDArray[Any]]) -> Shape:
-    """Shape of its value without the batch axis, as onnx infers it from what the node reads."""
+def _infer(node: OnnxNode, inputs: list[str], constants: dict[str, NDArray[Any]]) -> tuple[Shape, int]:
+    """Shape of its value without the batch axis, and its type, as onnx infers them from what the node reads."""
     proto = onnx.NodeProto()
     proto.CopyFrom(node.proto)
     del proto.input[:], proto.output[:]
@@ -64,7 +67,7 @@ def _shape(node: OnnxNode, inputs: list[str], constants: dict[str, NDArray[Any]]
     proto.output.append("y")
     sizes = {n: a for n, a in constants.items() if a.dtype == np.int64 and a.size <= LONGEST_SIZES}
     infos = [
-        helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1, *node.builder.shapes[n]])
+        helper.make_tensor_value_info(n, node.builder.kinds.get(n, onnx.TensorProto.FLOAT), [1, *node.builder.shapes[n]])
         for n in dict.fromkeys(inputs)
         if n and n not in constants
     ]
@@ -85,7 +88,7 @@ def _shape(node: OnnxNode, inputs: list[str], constants: dict[str, NDArray[Any]]
     shape = tuple(d.dim_value for d in found.shape.dim)
     if not found.HasField("shape") or not shape or min(shape[1:], default=1) < 1:
         raise node.refuse("its output's shape cannot be inferred")
-    return shape[1:]
+    return shape[1:], found.elem_type
 
 
 def split(node: OnnxNode) -> list[OnnxNode]:

@@ -160,7 +160,15 @@ def _is_in_place(node: fx.Node, name: str, call: Call) -> bool:
 
 
 def quantizer_outputs(model: nn.Module, run: Callable[[], object]) -> dict[str, Tensor]:
-    """What every activation quantizer of a module makes while it runs, by path: a reading of it is checked on these values."""
+    """What every activation quantizer of a module makes while it runs: a reading of it is checked on these values.
+
+    Args:
+        model: the module.
+        run: runs it once.
+
+    Returns:
+        The values by the quantizer's path; of its second call by `PATH_2`, and so on, as `NetworkBuilder.unique` names them.
+    """
     seen: dict[str, list[Tensor]] = {}
 
     def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
@@ -177,4 +185,4 @@ def quantizer_outputs(model: nn.Module, run: Callable[[], object]) -> dict[str, 
     finally:
         for handle in handles:
             handle.remove()
-    return {name: torch.cat(parts) for name, parts in seen.items()}
+    return {f"{name}_{i}" if i > 1 else name: part for name, parts in seen.items() for i, part in enumerate(parts, 1)}

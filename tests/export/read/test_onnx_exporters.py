@@ -208,6 +208,16 @@ CASES = {
     "a layer called logits that is not the last": lambda: model(
         [CONV, NODE("Conv", ["c", "logits.weight"], ["d"], name="d"), *pooled("d")], {"logits.weight": W1}
     ),
+    "values that are no floats": lambda: model(
+        [
+            CONV,
+            NODE("Greater", ["c", "zero"], ["g"]),
+            NODE("Not", ["g"], ["n"]),
+            NODE("Where", ["n", "c", "three"], ["s"]),
+            *pooled("s"),
+        ],
+        {"zero": ZERO, "three": THREE},
+    ),
     "Split": lambda: model(
         [CONV, NODE("Split", ["c", "sizes"], ["a", "b"], axis=1), NODE("Concat", ["b", "a"], ["d"], axis=1), *pooled("d")],
         {"sizes": np.array([3, 5])},

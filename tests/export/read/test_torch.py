@@ -213,3 +213,32 @@ def test_scales_of_two_sides_are_refused() -> None:
     conv = LowBitConv2d(4, 4, 3, levels=LEVEL_SETS["ternary"], scale="two-sided")
     with pytest.raises(ExportError, match="method ttq"):
         level_integers("layer1", conv)
+
+
+class Twice(nn.Module):
+    """A quantizer and a convolution that are called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.quant = nn.Conv2d(3, 8, 3, padding=1), LearnedStep(4)
+        self.conv = LowBitConv2d(8, 8, 3, 1, 1, levels=LEVEL_SETS["ternary"], scale="channel")
+        self.pool, self.fc = nn.AdaptiveAvgPool2d(1), nn.Linear(8, 4)
+        with torch.no_grad():
+            self.conv.fit_scale()
+            self.conv.weight.copy_(projector(self.conv.weight, self.conv.levels, self.conv.level_scale))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        x = torch.relu(self.conv(self.quant(x)) + x)
+        return self.fc(torch.flatten(self.pool(self.conv(self.quant(x))), 1))
+
+
+def test_a_module_that_is_called_twice_is_two_layers(tmp_path) -> None:
+    x = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(0)
+    model = trained(Twice(), x)
+    report = to_onnx(model, x, tmp_path / "m.onnx", quantization=Quantization(edges=32))
+    assert [layer.operator for layer in report.layers] == ["Conv", "TernaryConv", "TernaryConv", "Gemm"]
+    logits = InferenceSession(tmp_path / "m.onnx").run(None, {"input": x.numpy()})[0]
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(logits), model(x), rtol=1e-3, atol=1e-3)
