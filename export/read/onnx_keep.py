@@ -17,7 +17,7 @@ from bitplane.format import names as fmt
 from bitplane.format.limits import MAX_ELEMENTS
 
 LONGEST_SIZES = 64
-"""Most integers of a constant that may be sizes, which shape inference needs to see."""
+"""Most elements of a constant that may be sizes or scales, which shape inference needs to see."""
 
 
 def keep(node: OnnxNode, opset: int) -> Value:
@@ -65,7 +65,7 @@ def _infer(node: OnnxNode, inputs: list[str], constants: dict[str, NDArray[Any]]
     del proto.input[:], proto.output[:]
     proto.input.extend(inputs)
     proto.output.append("y")
-    sizes = {n: a for n, a in constants.items() if a.dtype == np.int64 and a.size <= LONGEST_SIZES}
+    sizes = {n: a for n, a in constants.items() if a.size <= LONGEST_SIZES}
     infos = [
         helper.make_tensor_value_info(n, node.builder.kinds.get(n, onnx.TensorProto.FLOAT), [1, *node.builder.shapes[n]])
         for n in dict.fromkeys(inputs)

@@ -134,12 +134,13 @@ class OnnxNode:
         Raises:
             ExportError: it does.
         """
-        if self.op != "Reshape" or index != 1:
+        if self.op not in ("Reshape", "Expand") or index != 1:
             return self.constant(index)
         sizes = self.sizes(index)
         if any(s is BATCH for s in sizes[1:]):
             raise self.refuse(f"computes its shape {sizes} with the batch size; export it with plain sizes")
-        return np.asarray([0 if s is BATCH else s for s in sizes], np.int64)
+        same = 0 if self.op == "Reshape" else 1  # what leaves an axis as it is
+        return np.asarray([same if s is BATCH else s for s in sizes], np.int64)
 
     def per_channel(self, constant: NDArray[Any], x: Value) -> Float64 | None:
         """A constant that means one number a channel of `x`, float64 [C]; None if it means something else."""

@@ -218,6 +218,16 @@ CASES = {
         ],
         {"zero": ZERO, "three": THREE},
     ),
+    "Expand by a computed shape": lambda: model(
+        [CONV, NODE("GlobalAveragePool", ["c"], ["p"]), NODE("Shape", ["c"], ["sh"]), NODE("Expand", ["p", "sh"], ["y"])], {}
+    ),
+    "Resize by scales": lambda: model(
+        [CONV, NODE("Resize", ["c", "", "scales"], ["d"]), *pooled("d")], {"scales": np.array([1, 1, 2, 2], np.float32)}
+    ),
+    "a map of features as the result": lambda: model([CONV, NODE("Relu", ["c"], ["y"])], {}),
+    "an affine map of a convolution that is read elsewhere": lambda: model(
+        [CONV, NODE("Mul", ["c", "two"], ["m"]), NODE("Relu", ["c"], ["r"]), NODE("Add", ["m", "r"], ["y"])], {"two": TWO}
+    ),
     "Split": lambda: model(
         [CONV, NODE("Split", ["c", "sizes"], ["a", "b"], axis=1), NODE("Concat", ["b", "a"], ["d"], axis=1), *pooled("d")],
         {"sizes": np.array([3, 5])},
