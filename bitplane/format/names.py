@@ -1,11 +1,11 @@
-"""Names of the packed file, format version 1.2 (`FORMAT.md`): operators, inputs, metadata keys, versions.
+"""Names of the packed file, format version 1.3 (`FORMAT.md`): operators, inputs, metadata keys, versions.
 
 This is their only home: `export/` writes files with these names and `runtime/` reads files by them.
 """
 
 from bitplane.format.levels import LEVEL_SETS
 
-FORMAT_VERSION = "1.2"
+FORMAT_VERSION = "1.3"
 """Major and minor version written; files of any 1.x are read."""
 DOMAIN = "bitplane"
 DOMAIN_VERSION = 1

@@ -92,6 +92,8 @@ class Activation:
     relu: int = 0
     prelu: int = 0
     slope: int = 0  # constants: float32 a channel
+    clip: int = 0
+    clip_limits: int = 0  # constants: two float32
 
     @property
     def factors(self) -> tuple[int, ...]:
@@ -140,6 +142,8 @@ class Epilogue:
             yield pixels(self.features, stored_height, self.features_row, width, self.features_pixel, row, writes=True)
         for at in (*self.results.factors, *self.activation.factors):
             yield Access("constants", at, at + row)
+        if self.activation.clip:
+            yield Access("constants", self.activation.clip_limits, self.activation.clip_limits + 8)
         q = self.quantization
         if q.quant in (f.QUANT_DIVIDE, f.QUANT_BYTES):
             yield Access("constants", q.step, q.step + 4)

@@ -2,7 +2,7 @@
 
     f = float32(acc + offset) * scale + bias      multiply then add, each rounded once: no fused multiply-add
     f = f + residual
-    f = relu(f), or f * slope where f is not positive
+    f = relu(f), or f * slope where f is not positive, or min(max(f, low), high)
     codes: 1 and 2 bits by comparing f with exact float thresholds, 4 and 8 bits by min(max(rint(f / step), 0), 2^A - 1);
            stored as the convolutions that read them want: bit-planes, bytes, or four codes of 1 or 2 bits a byte
 
@@ -154,7 +154,8 @@ def _emit_row(b: Any, source_kind: int, quant_kind: int, a: RowArguments) -> Non
     lowest = b.select(b.icmp_signed("!=", a.column(b, f.RELU), i64(0)), ir.Constant(F32, 0.0), ir.Constant(F32, -math.inf))
     lowest = v.splat(b, lowest, F32X16)
     keep = b.icmp_signed("!=", a.column(b, f.STORE), i64(0))
-    prelu, slopes = a.column(b, f.PRELU), a.factors(b, f.SLOPE)
+    is_sloped, slopes = b.icmp_signed("!=", a.column(b, f.PRELU), i64(0)), a.factors(b, f.SLOPE)
+    is_clipped, limits = b.icmp_signed("!=", a.column(b, f.CLIP), i64(0)), b.add(a.constants, a.column(b, f.CLIP_LIMITS))
     count = {f.QUANT_ONE: 1, f.QUANT_TWO: 3, f.QUANT_FOURS: 3}.get(quant_kind, 0)
     planes, plane = a.column(b, f.CODES_PLANES), a.column(b, f.CODES_PLANE)
     step = top = None
@@ -175,25 +176,34 @@ def _emit_row(b: Any, source_kind: int, quant_kind: int, a: RowArguments) -> Non
             constants = [v.load(b, b.add(address, at), kind, 4) for address, kind in addresses]
         levels = [v.load(b, b.add(b.add(levels_at, at), b.mul(levels_stride, i64(j))), F32X16, 4) for j in range(count)]
 
-        def pixel(slope: Any, y: Any, x: Any) -> None:
+        def pixel(slope: Any, clip: Any, y: Any, x: Any) -> None:
             source = a.source.at(b, b.mul(block.index, i64(width)), y, x)
             value = _emit_value(b, source_kind, source, *constants)
             value = b.fadd(value, v.load(b, a.residual.at(b, at, y, x), F32X16, 4))
             value = b.select(b.fcmp_ordered(">", lowest, value), lowest, value)  # in this order a NaN stays one
             if slope is not None:
                 value = b.select(b.fcmp_ordered(">", value, v.constant(F32X16, 0.0)), value, b.fmul(value, slope))
+            for sign, limit in clip:
+                value = b.select(b.fcmp_ordered(sign, limit, value), limit, value)
             with b.if_then(keep):
                 v.store(b, value, a.features.at(b, at, y, x), 4)
             out = a.codes.at(b, b.mul(block.index, i64(CODE_BYTES.get(quant_kind, 2))), y, x)
             _emit_quantize(b, quant_kind, value, levels, step, top, planes, out, plane)
 
-        # Two loops: a branch in one would cost a small network of 1-bit activations 8 % of its time (docs/decisions/0011).
-        with b.if_else(b.icmp_signed("!=", prelu, i64(0))) as (sloped, straight):
-            for where in (sloped, straight):
-                with where:
-                    slope = v.load(b, b.add(slopes, at), F32X16, 4) if where is sloped else None
-                    with cgutils.for_range(b, a.rows, intp=I64) as rows, cgutils.for_range(b, pixel_count, intp=I64) as pixels:
-                        pixel(slope, rows.index, pixels.index)
+        def loop(slope: Any = None, clip: Any = ()) -> None:
+            with cgutils.for_range(b, a.rows, intp=I64) as rows, cgutils.for_range(b, pixel_count, intp=I64) as pixels:
+                pixel(slope, clip, rows.index, pixels.index)
+
+        # Three loops: a branch in one would cost a small network of 1-bit activations 8 % of its time (docs/decisions/0011).
+        with b.if_else(is_sloped) as (sloped, others):
+            with sloped:
+                loop(slope=v.load(b, b.add(slopes, at), F32X16, 4))
+            with others, b.if_else(is_clipped) as (clipped, straight):
+                with clipped:
+                    low, high = (v.splat(b, v.load(b, b.add(limits, i64(n)), F32, 4), F32X16) for n in (0, 4))
+                    loop(clip=((">", low), ("<", high)))
+                with straight:
+                    loop()
 
 
 @intrinsic

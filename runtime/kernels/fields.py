@@ -73,7 +73,9 @@ UNIT = 64  # C: float32
 NORMALIZES = 65  # whether the input is pixels, which have a mean and a standard deviation
 ROW_BYTES = 66
 BY_SIGN = 67  # whether a quantizer chooses one of two values by the sign
-FIELDS = 68
+CLIP = 68  # whether features are clipped
+CLIP_LIMITS = 69  # C: float32, smallest and largest feature
+FIELDS = 70
 
 ARGUMENTS = 11
 """Arguments of the walker, all int64."""

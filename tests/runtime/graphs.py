@@ -116,6 +116,10 @@ class Builder:
     def prelu(self, x):
         return self.op("PRelu", x, self._channels(x, 0.3, 0.6, "slope"))
 
+    def clip(self, x):
+        low = self.rng.choice([0.0, -0.5, 0.2])
+        return self.op("Clip", x, self.init(np.float32(low), "low"), self.init(np.float32(low + 0.9), "high"))
+
     def op(self, kind, *inputs, shape=None, domain=None, **attributes):
         y = self.name(kind.lower())
         self.nodes.append(h.make_node(kind, list(inputs), [y], name=y, domain=domain, **attributes))

@@ -30,7 +30,9 @@ def layers(draw):
         "strides": draw(st.tuples(st.integers(1, 3), st.integers(1, 3))),
         "size": size,
         "unit": draw(st.booleans()),
-        "after": draw(st.sampled_from(["none", "relu", "prelu", "residual", "residual relu", "residual prelu"])),
+        "after": draw(
+            st.sampled_from(["none", "relu", "prelu", "residual", "residual relu", "residual prelu", "clip", "residual clip"])
+        ),
         "channel_sign": draw(st.booleans()),
         "next_bits": draw(st.sampled_from([1, 2, 4, 8])),
         "keep": draw(st.booleans()),
@@ -49,6 +51,8 @@ def build(graphs):
             y = b.op("Add", y, other) if p["keep"] else b.op("Add", other, y)
         if p["after"].endswith("prelu"):
             y = b.prelu(y)
+        elif p["after"].endswith("clip"):
+            y = b.clip(y)
         elif p["after"].endswith("relu"):
             y = b.op("Relu", y)
         by_channel = p.get("channel_sign") and p["next_bits"] == 1

@@ -391,7 +391,7 @@ def test_versions(graphs, version: str, reads: bool) -> None:
     if reads:
         InferenceSession(data)
     else:
-        with pytest.raises(ModelError, match=r"format version .* is unknown, this runtime reads 1.0 to 1.2; upgrade bitplane"):
+        with pytest.raises(ModelError, match=r"format version .* is unknown, this runtime reads 1.0 to 1.3; upgrade bitplane"):
             InferenceSession(data)
 
 
@@ -403,7 +403,7 @@ def test_an_operator_of_a_newer_minor_version_asks_for_an_upgrade(graphs) -> Non
     model = b.model()
     model.graph.node.insert(1, helper.make_node("Nonary", [x], ["n"], name="n", domain="bitplane"))
     with pytest.raises(
-        ModelError, match=r"operator 'bitplane.Nonary' is not part of format version 1.2; the file has format 1.9; upgrade"
+        ModelError, match=r"operator 'bitplane.Nonary' is not part of format version 1.3; the file has format 1.9; upgrade"
     ):
         InferenceSession(model.SerializeToString())
 

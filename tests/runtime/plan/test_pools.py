@@ -26,7 +26,7 @@ def bands(size):
 HEADS = ("pixels", "float", "Binary 1", "Ternary 2", "Quaternary 2", "Ternary 4", "Binary 8")
 
 
-def _graph(graphs, head, height, width, channels, pool, relu, bits, alone, seed=0):
+def _graph(graphs, head, height, width, channels, pool, activation, bits, alone, seed=0):
     b = graphs.Builder(seed, 3, height, width)
     if head == "float":
         x = b.float_conv(b.normalize(), channels, (3, 3), (1, 1), (1, 1, 1, 1))
@@ -35,7 +35,8 @@ def _graph(graphs, head, height, width, channels, pool, relu, bits, alone, seed=
         if head != "pixels":
             kind, a = head.split()
             x = b.conv(b.quantize(b.op("Relu", x), int(a)), kind, channels, (3, 3), (1, 1), (1, 1, 1, 1))
-    x = b.max_pool(b.op("Relu", x) if relu else x, *pool)
+    x = b.op("Relu", x) if activation == "relu" else b.clip(x) if activation == "clip" else x
+    x = b.max_pool(x, *pool)
     if bits:
         y = b.conv(b.quantize(x, bits), "Binary", channels, (1, 1))
         x = y if alone else b.op("Add", x, y)
@@ -50,14 +51,16 @@ def _graph(graphs, head, height, width, channels, pool, relu, bits, alone, seed=
     width=st.integers(5, 19),
     channels=st.sampled_from([3, 16, 40, 64]),
     pool=st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(0, 1)).filter(lambda p: p[2] < p[0]),
-    relu=st.booleans(),
+    activation=st.sampled_from(["none", "relu", "clip"]),
     bits=st.sampled_from([0, 1, 2, 8]),
     alone=st.booleans(),
     band=st.integers(0, 12000),
     threads=st.integers(1, 3),
 )
-def test_any_pool_equals_onnxruntime(graphs, check, head, height, width, channels, pool, relu, bits, alone, band, threads):
-    b = _graph(graphs, head, height, width, channels, pool, relu, bits, alone)
+def test_any_pool_equals_onnxruntime(
+    graphs, check, head, height, width, channels, pool, activation, bits, alone, band, threads
+):
+    b = _graph(graphs, head, height, width, channels, pool, activation, bits, alone)
     with bands(band):
         if head != "float":
             check(b, count=1, threads=threads)
@@ -73,7 +76,7 @@ def test_any_pool_equals_onnxruntime(graphs, check, head, height, width, channel
 
 @pytest.mark.parametrize("head", HEADS)
 def test_a_convolution_that_only_a_pool_reads_keeps_few_rows(graphs, head):
-    model = parse(_graph(graphs, head, 16, 16, 16, (3, 2, 1), True, 2, False).model().SerializeToString())
+    model = parse(_graph(graphs, head, 16, 16, 16, (3, 2, 1), "relu", 2, False).model().SerializeToString())
     with bands(0):
         plan, whole = make_plan(model), make_plan(model, PlanOptions(merge=False))
     at = next(n for n, i in enumerate(plan.instructions) if isinstance(i, Convolve) and i.band)
@@ -96,7 +99,7 @@ def test_a_convolution_that_others_read_too_is_stored_whole(graphs, check):
 
 
 def test_bands_of_every_number_of_threads_give_the_same_bits(graphs):
-    b = _graph(graphs, "pixels", 33, 29, 32, (3, 2, 1), True, 2, False)
+    b = _graph(graphs, "pixels", 33, 29, 32, (3, 2, 1), "relu", 2, False)
     data, images = b.model().SerializeToString(), b.images(3)
     expected = InferenceSession(data).run(None, {"input": images})[0]
     for threads in (2, 3, 5):
