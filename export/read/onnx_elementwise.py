@@ -8,6 +8,7 @@ import onnx
 from bitplane.export.network import INPUT
 from bitplane.export.nodes.add import Add
 from bitplane.export.nodes.affine import Affine
+from bitplane.export.nodes.clip import LARGEST, Clip
 from bitplane.export.nodes.normalize import Normalize
 from bitplane.export.nodes.prelu import PRelu
 from bitplane.export.nodes.relu import Relu
@@ -21,11 +22,20 @@ def relu(node: OnnxNode) -> Value:
 
 
 def clip(node: OnnxNode) -> Value | None:
-    """`Clip` at zero alone is a `Relu`."""
-    low = node.constant(1) if node.has(1) else None
-    if low is None or low.size != 1 or float(low.reshape(())) != 0 or node.has(2):
-        return None
-    return relu(node)
+    """`Clip` by constants; at zero alone it is a `Relu`."""
+    limits = [-LARGEST, LARGEST]
+    for side in (0, 1):
+        if node.has(side + 1):
+            if node.proto.input[side + 1] in node.context.values:
+                return None
+            value = node.constant(side + 1)
+            if value is None or value.size != 1:
+                return None
+            limits[side] = float(np.clip(value.astype(np.float64).reshape(()), -LARGEST, LARGEST))
+    low, high = limits
+    if low == 0 and high == LARGEST:
+        return relu(node)
+    return node.add(Clip(node.name, node.x.name, low, high)) if low <= high else None
 
 
 def prelu(node: OnnxNode) -> Value | None:

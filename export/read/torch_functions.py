@@ -13,6 +13,7 @@ import numpy as np
 
 from bitplane.export.nodes.add import Add
 from bitplane.export.nodes.affine import Affine
+from bitplane.export.nodes.clip import Clip
 from bitplane.export.nodes.global_average_pool import GlobalAveragePool
 from bitplane.export.nodes.max_pool import MaxPool
 from bitplane.export.nodes.pad_shortcut import PadShortcut
@@ -36,6 +37,16 @@ def add(call: Call, other: Any, *, alpha: float = 1) -> Value:
 def relu(call: Call, inplace: bool = False) -> Value:
     """max(x, 0)."""
     return call.add(Relu(call.named("relu"), call.x.name))
+
+
+def relu6(call: Call, inplace: bool = False) -> Value:
+    """min(max(x, 0), 6)."""
+    return call.add(Clip(call.named("relu6"), call.x.name, 0.0, 6.0))
+
+
+def hardtanh(call: Call, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Value:
+    """Between two limits."""
+    return call.add(Clip(call.named("hardtanh"), call.x.name, float(min_val), float(max_val)))
 
 
 def alias(call: Call, memory_format: object = None) -> Value:
@@ -154,6 +165,8 @@ def pad(call: Call, pad: Any, mode: str = "constant", value: float | None = None
 FUNCTIONS: dict[str, Callable[..., Value]] = {
     **dict.fromkeys(("add", "add_", "iadd"), add),
     **dict.fromkeys(("relu", "relu_"), relu),
+    "relu6": relu6,
+    "hardtanh": hardtanh,
     **dict.fromkeys(("contiguous", "float", "clone"), alias),
     "dropout": dropout,
     "flatten": flatten,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bitplane.export.errors import ExportError
 from bitplane.export.network import Float64
 from bitplane.export.nodes.affine import Affine
+from bitplane.export.nodes.clip import Clip
 from bitplane.export.nodes.conv import Conv
 from bitplane.export.nodes.global_average_pool import GlobalAveragePool
 from bitplane.export.nodes.normalize import Normalize
@@ -93,6 +94,11 @@ def relu(call: Call, m: nn.ReLU) -> Value:
     return call.add(Relu(call.name, call.x.name))
 
 
+def clip(call: Call, m: nn.Hardtanh) -> Value:
+    """Between two limits; `ReLU6` is one."""
+    return call.add(Clip(call.name, call.x.name, float(m.min_val), float(m.max_val)))
+
+
 def prelu(call: Call, m: nn.PReLU | nn.LeakyReLU) -> Value:
     """A slope, one for all channels or one a channel."""
     if len(call.shape) != 3:
@@ -141,6 +147,8 @@ MODULES: dict[type[nn.Module], Callable[[Call, Any], Value]] = {
     nn.BatchNorm1d: batch_norm,
     nn.BatchNorm2d: batch_norm,
     nn.ReLU: relu,
+    nn.Hardtanh: clip,
+    nn.ReLU6: clip,
     nn.PReLU: prelu,
     nn.LeakyReLU: prelu,
     nn.MaxPool2d: max_pool,

@@ -59,7 +59,6 @@ SPAN_VECTOR = 48
 GROUP_ROW = 270
 EPILOGUE = {f.FROM_FEATURES: 11, f.FROM_ACCUMULATORS: 34, f.FROM_SUMS: 34, f.FROM_PLANE_PAIRS: 85}
 QUANTIZE = {f.QUANT_NONE: 0, f.QUANT_ONE: 9, f.QUANT_TWO: 27, f.QUANT_DIVIDE: 25, f.QUANT_BYTES: 25, f.QUANT_FOURS: 30}
-SLOPE, CLIP = 6, 8  # of a PReLU: multiply, compare and choose; of a Clip: compare and choose twice
 THRESHOLD = 6
 COPY, NORMALIZE, POOL_TAP = 28, 350, 12  # of 16 features
 SCALAR_PIXEL = 16  # where there are not three channels to interleave
@@ -217,8 +216,7 @@ def _instructions(i: Instruction, cpu: Cpu) -> float:
 
 def _epilogue(e: Epilogue, blocks: int) -> int:
     """Instructions of an epilogue for `blocks` vectors of 16 results, in vectors of 256 bits."""
-    a = e.activation
-    return blocks * (EPILOGUE[e.results.source_kind] + QUANTIZE[e.quantization.quant] + SLOPE * a.prelu + CLIP * a.clip)
+    return blocks * (EPILOGUE[e.results.source_kind] + QUANTIZE[e.quantization.quant] + e.activation.cost)
 
 
 def _conv_instructions(i: Convolve, cpu: Cpu, width: float) -> float:

@@ -100,6 +100,11 @@ class Activation:
         """Constants of one float32 a channel."""
         return (self.slope,) if self.prelu else ()
 
+    @property
+    def cost(self) -> int:
+        """Instructions for 16 features, in vectors of 256 bits: multiply, compare and choose; or compare and choose twice."""
+        return 6 * self.prelu + 8 * self.clip
+
 
 @dataclass(frozen=True)
 class Results:

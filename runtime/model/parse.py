@@ -1,4 +1,4 @@
-"""Read a packed file (`FORMAT.md`, version 1.2) and refuse, in one line, whatever is not one.
+"""Read a packed file (`FORMAT.md`, version 1.3) and refuse, in one line, whatever is not one.
 
 A file may come from a stranger: sizes are bounded before anything is allocated, no other file is opened, an operator of domain
 `bitplane` is one of ours only if the function it carries is ours, and checksums must match.

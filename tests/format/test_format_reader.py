@@ -75,6 +75,7 @@ def read(path, pixels):
                 "ChannelSign": lambda x, threshold: (x >= threshold) * 1,
                 "PRelu": lambda x, slope: np.where(x > 0, x, x * slope),
                 "Relu": lambda x: np.maximum(x, 0),
+                "Clip": lambda x, low, high: np.minimum(np.maximum(x, low), high),
                 "Add": lambda x, other: x + other,
                 "GlobalAveragePool": lambda x: x.mean((2, 3), keepdims=True),
                 "Flatten": lambda x: x.reshape(len(x), -1),

@@ -11,6 +11,7 @@ from bitplane.export.network import Node, make_network
 from bitplane.export.nodes import node_types
 from bitplane.export.nodes.add import Add
 from bitplane.export.nodes.affine import Affine
+from bitplane.export.nodes.clip import Clip
 from bitplane.export.nodes.conv import Conv
 from bitplane.export.nodes.flatten import Flatten
 from bitplane.export.nodes.global_average_pool import GlobalAveragePool
@@ -40,6 +41,7 @@ EXAMPLES: dict[str, list[Node]] = {
     "PRelu": [PRelu("y", "input", RNG.normal(size=4))],
     "Quantize": [Quantize("y", "input", 0.25, 7, -8)],
     "Relu": [Relu("y", "input")],
+    "Clip": [Clip("y", "input", -0.4, 0.7)],
     "Sign": [Sign("y", "input", 0.5, RNG.normal(size=4))],
 }
 """A network of the node type, on [4, 6, 7]."""

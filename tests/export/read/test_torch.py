@@ -173,7 +173,7 @@ class Unsupported(nn.Module):
         super().__init__()
         self.what = what
         self.conv = nn.Conv2d(3, 4, 3, dilation=2 if what == "dilation" else 1)
-        self.act = nn.ReLU6() if what == "layer" else nn.ReLU()
+        self.act = nn.GELU() if what == "layer" else nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         if self.what == "branch" and x.sum() > 0:
@@ -189,7 +189,7 @@ class Unsupported(nn.Module):
 @pytest.mark.parametrize(
     ("what", "match"),
     [
-        ("layer", r"layer 'act' \(ReLU6\) is not supported; supported are Conv2d, Linear"),
+        ("layer", r"layer 'act' \(GELU\) is not supported; supported are Conv2d, Linear"),
         ("dilation", r"Conv2d 'conv' with dilation"),
         ("function", "`cumsum` is not supported"),
         ("pool", "average pooling that leaves more than one pixel"),

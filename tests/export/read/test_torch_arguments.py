@@ -64,6 +64,9 @@ def subsampled_twice(x: Tensor) -> Tensor:
 
 READ = {
     "add, alpha": (lambda x: pooled(torch.add(F.relu(x), x, alpha=-0.5)), 4),
+    "relu6": (lambda x: pooled(F.relu6(torch.add(x, x, alpha=9))), 4),
+    "hardtanh, limits": (lambda x: pooled(F.hardtanh(x, -0.3, max_val=0.2)), 4),
+    "hardtanh": (lambda x: pooled(F.hardtanh(torch.add(x, x, alpha=2))), 4),
     "add_, alpha": (lambda x: pooled(F.relu(x).add_(x, alpha=2)), 4),
     "a sum in place whose result is dropped": (dropped_add, 4),
     "relu in place whose result is dropped": (dropped_relu, 4),

@@ -147,6 +147,9 @@ CASES = {
     "dilated pool": (attribute("MaxPool", "dilations", [2, 2]), "attribute 'dilations'"),
     "top": (attribute("Quantize", "top", [5]), "top is 5, expected one of [1, 3, 15, 255]"),
     "step": (edit("Quantize", 1, lambda s: -s), "expected a positive finite number"),
+    "Clip without a limit": (edit("Clip", 2, lambda v: v + np.float32(np.inf)), "two ascending finite numbers"),
+    "Clip of descending limits": (edit("Clip", 2, lambda v: v - np.float32(100)), "expected two ascending finite numbers"),
+    "Clip a channel": (edit("Clip", 1, lambda v: np.zeros((16, 1, 1), np.float32)), "expected []"),
     "transB": (attribute("Gemm", "transB", 0), "'transB' is not 1"),
     "alpha": (attribute("Gemm", "alpha", 2.0), "attribute 'alpha' = 2.0 is not supported"),
     "Gemm of other channels": (edit("Gemm", 1, lambda w: w[:, 1:]), "expected [classes, 16]"),
@@ -179,7 +182,7 @@ def model(graphs):
     b = graphs.Builder(1, 3, 12, 12)
     x = b.max_pool(b.op("Relu", b.pixel_conv(16, 3)), 2, 2, 0)
     y = b.conv(b.quantize(x, 2), "Ternary", 16, (3, 3), (1, 1), (1, 1, 1, 1))
-    z = b.op("Add", b.pad_shortcut(x, 0, 0, 1), y)
+    z = b.clip(b.op("Add", b.pad_shortcut(x, 0, 0, 1), y))
     one = b.conv(b.quantize(z, 1), "Ternary", 1, (1, 1))
     w = b.conv(b.quantize(one, 1), "Binary", 16, (3, 3), (1, 1), (1, 1, 1, 1))
     b.classifier(b.op("Add", z, w))
