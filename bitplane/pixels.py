@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bitplane.errors import BitplaneError
-from bitplane.format.metadata import Fit, InputInfo, Resize
+from bitplane.format.metadata import DEFAULT_FIT, DEFAULT_RESIZE, Fit, InputInfo, Resize
 from bitplane.format.text import plain
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ class PixelForm:
 
     size: tuple[int, int] | None = None
     channels: int = 3
-    resize: Resize = "bilinear"
-    fit: Fit = "stretch"
+    resize: Resize = DEFAULT_RESIZE
+    fit: Fit = DEFAULT_FIT
 
     @classmethod
     def of(cls, given: InputInfo) -> "PixelForm":

@@ -30,6 +30,9 @@ MAX_PIXELS = 1 << 28
 
 Resize = Literal["bilinear", "bicubic"]
 Fit = Literal["stretch", "crop"]
+DEFAULT_RESIZE: Resize = "bilinear"
+DEFAULT_FIT: Fit = "stretch"
+"""How images are resized where a file does not say it, and in training and calibration."""
 
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 
@@ -51,8 +54,8 @@ class InputInfo:
     channels: int
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
-    resize: Resize = "bilinear"
-    fit: Fit = "stretch"
+    resize: Resize = DEFAULT_RESIZE
+    fit: Fit = DEFAULT_FIT
 
 
 @dataclass(frozen=True)
@@ -174,8 +177,8 @@ class _Value:
         mean, std = self._numbers(value, "mean", planes), self._numbers(value, "std", planes)
         if bool(mean) != bool(std) or any(s <= 0 for s in std):
             self.fail("must have both `mean` and `std` or neither, and `std` must be positive")
-        resize = self._choice(value, "resize", get_args(Resize), "bilinear")
-        return InputInfo((height, width), planes, mean, std, resize, self._choice(value, "fit", get_args(Fit), "stretch"))
+        resize = self._choice(value, "resize", get_args(Resize), DEFAULT_RESIZE)
+        return InputInfo((height, width), planes, mean, std, resize, self._choice(value, "fit", get_args(Fit), DEFAULT_FIT))
 
     def accuracy(self) -> float | None:
         """`test_top1`, if it is there."""

@@ -15,6 +15,7 @@ from bitplane.export.nodes.sign import Sign
 from bitplane.export.verify import Verification
 from bitplane.format import names as fmt
 from bitplane.format.checksums import planes_sha256, weights_sha256
+from bitplane.format.metadata import DEFAULT_FIT, DEFAULT_RESIZE
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,9 @@ def _code_bits(network: Network, value: str) -> int:
 
 
 def _input(network: Network, normalize: tuple[list[float], list[float]] | None) -> dict[str, Any]:
+    """What the network takes, and how image files became the pixels of training and calibration."""
     channels, *size = network.input_shape
-    pixels: dict[str, Any] = {"size": size, "channels": channels}
+    pixels: dict[str, Any] = {"size": size, "channels": channels, "resize": DEFAULT_RESIZE, "fit": DEFAULT_FIT}
     if normalize is None:
         return pixels
     mean, std = normalize

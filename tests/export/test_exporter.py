@@ -158,6 +158,8 @@ def test_a_file_explains_itself(make_network, tmp_path) -> None:
     assert json.loads(properties[fmt.META_CLASSES]) == list("abcdefghij")
     assert json.loads(properties[fmt.META_INPUT]) == {
         "size": [16, 16],
+        "resize": "bilinear",
+        "fit": "stretch",
         "channels": 3,
         "mean": [121.0] * 3,
         "std": [64.0] * 3,

@@ -34,6 +34,8 @@ def test_a_finished_run_becomes_a_file(run, tmp_path) -> None:
     assert json.loads(properties[fmt.META_ACCURACY]) == {"test_top1": 0.5, "epochs": 3}
     assert json.loads(properties[fmt.META_INPUT]) == {
         "size": [16, 16],
+        "resize": "bilinear",
+        "fit": "stretch",
         "channels": 1,
         "mean": [78.0],
         "std": [96.0],
