@@ -35,11 +35,11 @@ def broken_links(page: str, text: str) -> list[str]:
 
 
 def missing_paths(text: str) -> list[str]:
-    """Code spans that look like a path of the repository, from its root or the end of one, and are none."""
-    spans = [
-        s for s in re.findall(r"`([^`\n]+)`", FENCE.sub("", text)) if re.fullmatch(r"[\w.-]+(/[\w.-]+)*/?", s) and "/" in s
-    ]
+    """Code that looks like a path of the repository, from its root or (in a span) the end of one, and is none."""
+    spans = [s for s in re.findall(r"`([^`\n]+)`", FENCE.sub("", text)) if re.fullmatch(r"[\w.-]+(/[\w.-]+)+/?", s)]
     paths = [s for s in spans if s.partition("/")[0] in ROOMS or s.endswith((".py", ".md", ".toml"))]
+    words = " ".join(FENCE.findall(text)).split()
+    paths += [w for w in words if w.partition("/")[0] in ROOMS and re.fullmatch(r"[\w/-]+\.(py|md|toml|png|onnx)", w)]
     return [p for p in paths if not any(f"/{known}".endswith("/" + p.rstrip("/")) for known in KNOWN)]
 
 
@@ -51,6 +51,6 @@ def test_every_link_and_path_of_a_page_exists(page):
 
 def test_what_does_not_exist_is_found():
     text = "# A b, `c`\n[](#a-b-c) [](#z) [](docs/safety.md#found) [](docs/safety.md#lost) [](no.md)"
-    text += "\n`runtime/no.py` `docs/safety.md`\n"
+    text += "\n`runtime/no.py` `docs/safety.md`\n\n    python tests/none.py docs/safety.md\n"
     assert broken_links("README.md", text) == ["#z", "docs/safety.md#lost", "no.md"]
-    assert missing_paths(text) == ["runtime/no.py"]
+    assert missing_paths(text) == ["runtime/no.py", "tests/none.py"]
