@@ -44,9 +44,9 @@ tr.front td:first-child { font-weight: 600; }
 <body>
 <h1>{{ study.title }}</h1>
 <p>{{ study.about }}</p>
-<p>Medians of interleaved rounds with the digits that their 95 % bootstrap interval supports. Bold: on the Pareto front. The
-ways to measure are those of MLPerf's single-stream and offline scenarios at short length; these are not MLPerf results. Click a
-column's head to sort, a name in a legend to hide it.</p>
+<p>Times are medians of interleaved rounds, with the digits that their 95 % bootstrap interval supports. Bold: on the Pareto
+front. The method is that of MLPerf's single-stream and offline scenarios, at short length; these are not MLPerf results. Click
+a column's head to sort by it, and a name in a legend to hide it.</p>
 {% for g in groups %}
 <h2>{{ g.group.name }}</h2>
 <p>{{ g.about }}</p>

@@ -16,10 +16,10 @@ from bitplane.benchmarks.results import Conditions, Group, Row, Study
 from bitplane.format.text import markdown as safe
 
 LEGEND = [
-    "Medians of interleaved rounds; every figure has the digits that its 95 % bootstrap interval over rounds supports. Factors",
-    "are paired within rounds, at the same thread count. **Bold**: on the Pareto front of latency and accuracy at the",
-    "smallest thread count. The ways to measure are those of MLPerf's single-stream and offline scenarios at short length;",
-    "these are not MLPerf results.",
+    "Times are medians of interleaved rounds. Every figure has the digits that its 95 % bootstrap interval over rounds",
+    "supports. A factor compares two engines within the same rounds, at the same thread count. **Bold**: on the Pareto front",
+    "of latency and accuracy at the smallest thread count. The method is that of MLPerf's single-stream and offline scenarios,",
+    "at short length; these are not MLPerf results.",
 ]
 
 

@@ -93,6 +93,6 @@ def method_sentences(g: Group) -> str:
 def joint_sentence(g: Group) -> str:
     """What a group of `pareto.joint_groups` holds, in a sentence: groups of another machine are not in it."""
     return (
-        f"The groups below that were measured on {g.machine.cpu}, each of them by itself; the table is the front, whatever the"
-        " engine."
+        f"All groups below that were measured on {g.machine.cpu}, each in a run of its own. The table holds their common"
+        " Pareto front, over all engines."
     )
