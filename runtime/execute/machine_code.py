@@ -35,6 +35,9 @@ MAGIC = b"bitplane machine code 1\n"
 NEVER_CALLED = "define void @NRT_MemInfo_call_dtor(ptr %memory) { ret void }"
 """The one function of numba that kernels refer to: it would free an array's memory, and kernels own none."""
 
+OTHER_OPTIONS = ("NUMBA_CACHE_DIR=", "NUMBA_NUM_THREADS=", "NUMBA_THREADING_LAYER", "NUMBA_CPU_NAME=", "NUMBA_CPU_FEATURES=")
+"""Numba's environment variables that change no machine code, or that stand in the key by what they mean."""
+
 RunPlan = Callable[..., None]
 
 
@@ -85,7 +88,9 @@ def user_cache() -> Path:
 def key() -> str:
     """Hexadecimal hash of what the machine code depends on."""
     digest = hashlib.sha256()
-    for part in (version("numba"), version("llvmlite"), llvm.get_process_triple(), cpu_name(), cpu_features()):
+    options = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("NUMBA_")]
+    compiler = [option for option in options if not option.startswith(OTHER_OPTIONS)]
+    for part in (version("numba"), version("llvmlite"), llvm.get_process_triple(), cpu_name(), cpu_features(), *compiler):
         digest.update(part.encode() + b"\0")
     for path in [*sorted((Path(__file__).parents[1] / "kernels").glob("*.py")), Path(levels.__file__)]:
         digest.update(path.read_bytes() + b"\0")

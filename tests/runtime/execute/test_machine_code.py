@@ -231,6 +231,11 @@ def test_a_full_disk_leaves_no_half_file(fresh, monkeypatch):
 def test_the_key_follows_the_processor_and_the_sources(monkeypatch):
     before = machine_code.key()
     assert before == machine_code.key()
+    with monkeypatch.context() as m:
+        m.setenv("NUMBA_CACHE_DIR", "elsewhere")
+        assert machine_code.key() == before
+        m.setenv("NUMBA_OPT", "0")  # code of another optimization is kept apart
+        assert machine_code.key() != before
     monkeypatch.setenv("NUMBA_CPU_FEATURES", "+sse4.1")
     assert machine_code.key() != before
     monkeypatch.undo()
