@@ -86,11 +86,6 @@ class OrtValue:
         np.copyto(self._array, np_arr)
 
 
-def plain_value(value: Any) -> Any:
-    """The array of an `OrtValue`, ours or onnxruntime's; anything else as it is."""
-    return value.numpy() if isinstance(value, OrtValue) or type(value).__name__ == "OrtValue" else value
-
-
 class IOBinding:
     """Inputs and outputs by name for `InferenceSession.run_with_iobinding`.
 
@@ -147,7 +142,7 @@ class IOBinding:
 
     def bind_ortvalue_output(self, name: str, ortvalue: OrtValue) -> None:
         """Ask for an output, written into a value."""
-        self._bind(name, plain_value(ortvalue))
+        self._bind(name, ortvalue.numpy())
 
     def _bind(self, name: str, target: NDArray[Any] | None) -> None:
         if name not in self._known:

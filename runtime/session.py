@@ -6,20 +6,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitplane.format import names as fmt
-from bitplane.runtime.binding import IOBinding, OrtValue, plain_value
 from bitplane.runtime.errors import InputError
 from bitplane.runtime.execute import machine_code
 from bitplane.runtime.execute.threads import Executor
-from bitplane.runtime.inspect.describe import LayerInfo, describe
-from bitplane.runtime.inspect.model_cost import instructions
-from bitplane.runtime.inspect.profile import Event, StepTime, chrome_trace, run_steps, summarize
-from bitplane.runtime.inspect.trace import trace
 from bitplane.runtime.model.graph import Model
 from bitplane.runtime.model.parse import parse
 from bitplane.runtime.options import (
@@ -34,6 +29,11 @@ from bitplane.runtime.plan.make import make_plan
 from bitplane.runtime.plan.options import PlanOptions
 from bitplane.runtime.plan.plan import Plan
 from bitplane.runtime.process import memory_limit, processors
+
+if TYPE_CHECKING:  # what a run does not need is imported where it is used: every start pays for it
+    from bitplane.runtime.binding import IOBinding, OrtValue
+    from bitplane.runtime.inspect.describe import LayerInfo
+    from bitplane.runtime.inspect.profile import Event, StepTime
 
 SHARED_STEP_WORK = 300_000
 """Modeled instructions of an average step from which threads share an image; below, meeting after every step costs too much.
@@ -107,7 +107,13 @@ class InferenceSession:
         self._shape = self._model.tensors[fmt.INPUT_NAME].shape
         self._floats = self._model.tensors[fmt.INPUT_NAME].kind == "floats"
         self._classes = self._model.tensors[fmt.OUTPUT_NAME].shape[0]
-        self._share_image = self._threads > 1 and instructions(self._plan) >= SHARED_STEP_WORK * len(self._plan.table)
+        self._share_image = self._threads > 1 and self._is_worth_sharing()
+
+    def _is_worth_sharing(self) -> bool:
+        """Whether threads that share an image save more than meeting after every step costs."""
+        from bitplane.runtime.inspect.model_cost import instructions
+
+        return instructions(self._plan) >= SHARED_STEP_WORK * len(self._plan.table)
 
     def _executor(self) -> Executor:
         return Executor(self._run_plan, self._plan, self._threads, self._options.allow_spinning)
@@ -144,21 +150,27 @@ class InferenceSession:
         if events is None:
             executor.run(images, logits, self._share_image)
         else:
+            from bitplane.runtime.inspect.profile import run_steps
+
             events.extend(run_steps(self._run_plan, self._plan, executor.memory, images, logits))
         self._idle.append(executor)  # not after an exception: parts of the call may still run
         return [logits]
 
     def run_with_ort_values(
-        self, output_names: Sequence[str] | None, input_dict_ort_values: Mapping[str, OrtValue], run_options: Any = None
-    ) -> list[OrtValue]:
+        self, output_names: Sequence[str] | None, input_dict_ort_values: "Mapping[str, OrtValue]", run_options: Any = None
+    ) -> "list[OrtValue]":
         """`run` on values, with values as results."""
+        from bitplane.runtime.binding import OrtValue
+
         return [OrtValue(a) for a in self.run(output_names, input_dict_ort_values, run_options)]
 
-    def io_binding(self) -> IOBinding:
+    def io_binding(self) -> "IOBinding":
         """Inputs and outputs to be bound by name."""
+        from bitplane.runtime.binding import IOBinding
+
         return IOBinding([fmt.OUTPUT_NAME])
 
-    def run_with_iobinding(self, iobinding: IOBinding, run_options: Any = None) -> None:
+    def run_with_iobinding(self, iobinding: "IOBinding", run_options: Any = None) -> None:
         """`run` on what is bound; results go where they are bound to."""
         iobinding.run(lambda feed: self.run(None, feed, run_options))
 
@@ -191,6 +203,8 @@ class InferenceSession:
             InputError: `enable_profiling` was not set.
             OSError: the file cannot be written.
         """
+        from bitplane.runtime.inspect.profile import chrome_trace
+
         if self._events is None:
             raise InputError("profiling is off; set `enable_profiling` of SessionOptions before the session is made")
         name = f"{self._options.profile_file_prefix}_{time.strftime('%Y-%m-%d_%H-%M-%S')}.json"
@@ -199,12 +213,14 @@ class InferenceSession:
         self._events = None
         return name
 
-    def profiled(self) -> list[StepTime]:
+    def profiled(self) -> "list[StepTime]":
         """The steps with the medians of what was profiled so far.
 
         Raises:
             InputError: `enable_profiling` was not set.
         """
+        from bitplane.runtime.inspect.profile import summarize
+
         if self._events is None:
             raise InputError("profiling is off; set `enable_profiling` of SessionOptions before the session is made")
         return summarize(self._plan, self._events, {layer.name: layer.multiply_adds for layer in self.layers()})
@@ -221,7 +237,7 @@ class InferenceSession:
         if list(input_feed) != [fmt.INPUT_NAME]:
             raise InputError(f"inputs {list(input_feed)} were given, the model has ['{fmt.INPUT_NAME}']")
         try:
-            value = np.asarray(plain_value(input_feed[fmt.INPUT_NAME]))
+            value = np.asarray(_plain_value(input_feed[fmt.INPUT_NAME]))
         except (TypeError, ValueError) as error:
             raise InputError(f"input '{fmt.INPUT_NAME}' is no array ({' '.join(str(error).split())[:100]})") from None
         if value.dtype != (np.float32 if self._floats else np.uint8):
@@ -254,6 +270,8 @@ class InferenceSession:
         Raises:
             InputError: a wrong name, type or shape.
         """
+        from bitplane.runtime.inspect.trace import trace
+
         images = self._check(input_feed)
         return trace(self._run_plan, self._model, images, merge)
 
@@ -261,8 +279,10 @@ class InferenceSession:
         """What runs each layer, by node name; such as "popcount ternary x2b, 16-bit lanes, P8C1, threshold epilogue"."""
         return {name: kernel.text for name, kernel in self._plan.kernels().items()}
 
-    def layers(self) -> list[LayerInfo]:
+    def layers(self) -> "list[LayerInfo]":
         """Every convolution and fully connected layer: shapes, bits, multiply-adds, bytes and kernel."""
+        from bitplane.runtime.inspect.describe import describe
+
         return describe(self._model, self._plan.kernels(), self._plan.estimates)
 
     def get_inputs(self) -> list[NodeArg]:
@@ -307,3 +327,8 @@ class InferenceSession:
 
     def disable_fallback(self) -> None:
         """Accepted without effect."""
+
+
+def _plain_value(value: Any) -> Any:
+    """The array of an `OrtValue`, ours or onnxruntime's; anything else as it is."""
+    return value.numpy() if type(value).__name__ == "OrtValue" else value

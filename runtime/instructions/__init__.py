@@ -1,12 +1,13 @@
-"""Instructions of the compiled walker, a frozen dataclass each, with the memory that each touches.
+"""Instructions of the compiled walker, a type each, with the memory that each touches.
 
 A plan is a list of them; `instructions.table` writes each as a row that `kernels.walker` reads. Addresses are byte offsets into
 the arena (the memory of one image) or, where a comment says so, into the constants; strides are in bytes.
+
+Named tuples, since a frozen dataclass takes a millisecond of every start to define.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import NamedTuple
 
 from bitplane.runtime.instructions.parts import (
     VECTOR,
@@ -49,11 +50,10 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class Interleave:
+class Interleave(NamedTuple):
     """The uint8 image [C, H, W] to channels last, inside a halo that holds the zero point."""
 
-    OP: ClassVar[int] = f.OP_IMAGE
+    OP = f.OP_IMAGE
     height: int
     width: int
     channels: int
@@ -66,15 +66,14 @@ class Interleave:
         yield pixels(self.codes, self.height, self.codes_row, self.width, self.channels, self.channels, writes=True)
 
 
-@dataclass(frozen=True)
-class Convolve:
+class Convolve(NamedTuple):
     """A convolution: tiles of products, then thresholds in registers or the epilogue.
 
     A convolution whose `band` is not 0 runs together with the max pool after it, that many rows of the pool at a time, and its
     features have a place for `band_rows` rows of each thread only.
     """
 
-    OP: ClassVar[int] = f.OP_CONV
+    OP = f.OP_CONV
     tile: int  # index into the processor's tiles
     source: int  # arena: first tap of output pixel (0, 0)
     source_plane: int  # between bit-planes
@@ -125,11 +124,10 @@ class Convolve:
             yield from e.output.accesses(self.height, self.width, in_pixel, channels // 8)
 
 
-@dataclass(frozen=True)
-class Elementwise:
+class Elementwise(NamedTuple):
     """Features through the epilogue alone."""
 
-    OP: ClassVar[int] = f.OP_ELEMENTWISE
+    OP = f.OP_ELEMENTWISE
     source: int
     source_step_y: int
     source_step_x: int
@@ -146,11 +144,10 @@ class Elementwise:
         yield from self.epilogue.accesses(self.height, self.width, BLOCK * self.vectors, self.height)
 
 
-@dataclass(frozen=True)
-class MaxPool:
+class MaxPool(NamedTuple):
     """A max pool, then the epilogue. `band` is -1 where it runs with the convolution before it (see there)."""
 
-    OP: ClassVar[int] = f.OP_MAX_POOL
+    OP = f.OP_MAX_POOL
     image: Image
     height: int
     width: int
@@ -182,11 +179,10 @@ class MaxPool:
             yield pixels(e.features, self.height, e.features_row, self.width, e.features_pixel, size, writes=True)
 
 
-@dataclass(frozen=True)
-class PadShortcut:
+class PadShortcut(NamedTuple):
     """Subsampled features, `front` zero channels before them and the rest behind."""
 
-    OP: ClassVar[int] = f.OP_PAD_SHORTCUT
+    OP = f.OP_PAD_SHORTCUT
     height: int
     width: int
     channels: int
@@ -207,11 +203,10 @@ class PadShortcut:
         yield pixels(self.features, self.height, self.features_row, self.width, self.features_pixel, size, writes=True)
 
 
-@dataclass(frozen=True)
-class Classify:
+class Classify(NamedTuple):
     """Mean over the pixels, then a matrix-vector product in blocks of classes."""
 
-    OP: ClassVar[int] = f.OP_CLASSIFIER
+    OP = f.OP_CLASSIFIER
     mean_of: Image
     channels: int
     classes: int
@@ -236,11 +231,10 @@ class Classify:
         yield Access("logits", 0, 4 * self.classes, writes=True)
 
 
-@dataclass(frozen=True)
-class Load:
+class Load(NamedTuple):
     """The input [C, H, W] as features, channels last."""
 
-    OP: ClassVar[int] = f.OP_LOAD
+    OP = f.OP_LOAD
     height: int
     width: int
     channels: int
@@ -259,11 +253,10 @@ class Load:
         yield pixels(self.features, self.height, self.features_row, 1, 0, 4 * self.width * self.channels, writes=True)
 
 
-@dataclass(frozen=True)
-class FakeQuantize:
+class FakeQuantize(NamedTuple):
     """Features as the values of their codes."""
 
-    OP: ClassVar[int] = f.OP_FAKE_QUANTIZE
+    OP = f.OP_FAKE_QUANTIZE
     height: int
     row_bytes: int  # of a row of features, of the source and of the result
     source: int
@@ -282,11 +275,10 @@ class FakeQuantize:
             yield Access("constants", self.step, self.step + 4)
 
 
-@dataclass(frozen=True)
-class AveragePool:
+class AveragePool(NamedTuple):
     """The mean over all pixels."""
 
-    OP: ClassVar[int] = f.OP_AVERAGE_POOL
+    OP = f.OP_AVERAGE_POOL
     mean_of: Image
     channels: int
     features: int
@@ -297,11 +289,10 @@ class AveragePool:
         yield Access("arena", self.features, self.features + 4 * self.channels, writes=True)
 
 
-@dataclass(frozen=True)
-class Output:
+class Output(NamedTuple):
     """Features of one pixel as the logits."""
 
-    OP: ClassVar[int] = f.OP_OUTPUT
+    OP = f.OP_OUTPUT
     source: int
     channels: int
 

@@ -1,8 +1,7 @@
 """What instructions are made of, and the memory that each part touches."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from bitplane.runtime.kernels import fields as f
 from bitplane.runtime.kernels.shapes import Tile
@@ -12,8 +11,7 @@ VECTOR = 64
 """Bytes of 16 features, accumulators or factors."""
 
 
-@dataclass(frozen=True)
-class Access:
+class Access(NamedTuple):
     """Bytes [start, stop) of a space that an instruction reads or writes for one image, all threads together."""
 
     space: Space
@@ -22,16 +20,14 @@ class Access:
     writes: bool = False
 
 
-@dataclass(frozen=True)
-class Machine:
+class Machine(NamedTuple):
     """What the memory that instructions touch depends on besides themselves: tiles of the processor, and threads."""
 
     tiles: Sequence[Tile]
     threads: int
 
 
-@dataclass(frozen=True)
-class Scratch:
+class Scratch(NamedTuple):
     """Memory of each thread, one part after the other: rows of accumulators, a row of a pool, or means and logits."""
 
     scratch: int = 0
@@ -42,8 +38,7 @@ class Scratch:
         return Access("arena", self.scratch, self.scratch + threads * self.scratch_part, writes=True)
 
 
-@dataclass(frozen=True)
-class Image:
+class Image(NamedTuple):
     """Features [H, W, C] as they are read: address, strides and size."""
 
     source: int
@@ -58,8 +53,7 @@ class Image:
         return Access("arena", self.source, self.source + last + 4 * channels)
 
 
-@dataclass(frozen=True)
-class Codes:
+class Codes(NamedTuple):
     """Where codes are written; the address is that of pixel (0, 0)."""
 
     codes: int = 0
@@ -75,8 +69,7 @@ class Codes:
             yield pixels(at, height, self.codes_row, width, self.codes_pixel, in_pixel or in_plane, writes=True)
 
 
-@dataclass(frozen=True)
-class Quantization:
+class Quantization(NamedTuple):
     """How an epilogue makes codes of features."""
 
     quant: int = f.QUANT_NONE
@@ -85,8 +78,7 @@ class Quantization:
     step: int = 0  # constants: float32
 
 
-@dataclass(frozen=True)
-class Activation:
+class Activation(NamedTuple):
     """What an epilogue does to a sum before it stores and quantizes it; at most one."""
 
     relu: int = 0
@@ -106,8 +98,7 @@ class Activation:
         return 6 * self.prelu + 8 * self.clip
 
 
-@dataclass(frozen=True)
-class Results:
+class Results(NamedTuple):
     """What an epilogue starts from: accumulators (times scale, plus bias), sums (plus bias), or features."""
 
     source_kind: int  # one of FROM_
@@ -123,8 +114,7 @@ class Results:
         return (self.bias,) if self.source_kind == f.FROM_SUMS else (self.offset, self.scale, self.bias)
 
 
-@dataclass(frozen=True)
-class Epilogue:
+class Epilogue(NamedTuple):
     """Results to features and codes; features have a place only where `store` is 1."""
 
     results: Results

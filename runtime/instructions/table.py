@@ -5,7 +5,6 @@ the same in every instruction.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_type_hints
 
 import numpy as np
@@ -42,15 +41,13 @@ def _column(name: str) -> int:
 
 def _flat(part: Any) -> Iterator[tuple[str, int]]:
     """Name and value of every number of an instruction, those of its parts in their place."""
-    for field in fields(part):
-        value = getattr(part, field.name)
-        if is_dataclass(value):
+    for name, value in zip(part._fields, part, strict=True):
+        if isinstance(value, tuple):
             yield from _flat(value)
         else:
-            yield field.name, value
+            yield name, value
 
 
 def _build(kind: type[Any], value: Callable[[str], int]) -> Any:
-    hints = get_type_hints(kind)
-    parts = {field.name: hints[field.name] for field in fields(kind)}
-    return kind(**{name: _build(part, value) if is_dataclass(part) else value(name) for name, part in parts.items()})  # type: ignore[arg-type]
+    parts = {name: part for name, part in get_type_hints(kind).items() if name in kind._fields}
+    return kind(**{name: value(name) if part is int else _build(part, value) for name, part in parts.items()})

@@ -11,7 +11,7 @@ from bitplane.runtime.operators.base import Node
 from bitplane.runtime.operators.reader import Reader
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Add(Node):
     """source + other."""
 

@@ -1,4 +1,7 @@
-"""What the operators have in common: the values between them, and the kinds of nodes that planning tells apart."""
+"""What the operators have in common: the values between them, and the kinds of nodes that planning tells apart.
+
+Nodes hold arrays, which have no equality: they are compared by identity (`eq=False`).
+"""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
@@ -53,7 +56,7 @@ class Memory(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Node:
     """One operator of a checked model.
 
@@ -77,7 +80,7 @@ class Node:
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Standalone(Node):
     """A node that is one instruction by itself and joins no convolution's epilogue."""
 
@@ -90,7 +93,7 @@ class Standalone(Node):
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Activation(Node):
     """A pointwise function of features that an epilogue computes.
 
@@ -107,7 +110,7 @@ class Activation(Node):
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Quantizer(Node):
     """Features to codes."""
 
@@ -126,7 +129,7 @@ class Quantizer(Node):
         return None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Convolution(Node):
     """What all convolutions have.
 

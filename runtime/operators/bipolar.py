@@ -14,7 +14,7 @@ from bitplane.runtime.operators.fake_quantize import make_instruction
 from bitplane.runtime.operators.reader import Reader
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bipolar(Standalone):
     """Scale where x >= 0, else -scale."""
 

@@ -13,7 +13,7 @@ from bitplane.runtime.operators.base import Activation, Memory
 from bitplane.runtime.operators.reader import Reader
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Clip(Activation):
     """min(max(x, low), high), low <= high."""
 

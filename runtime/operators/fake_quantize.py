@@ -16,7 +16,7 @@ LIMIT = 1 << 23
 """Largest magnitude of a code: float32 holds it exactly."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FakeQuantize(Standalone):
     """step * min(max(round(x / step), low), high), ties to even."""
 

@@ -13,7 +13,7 @@ from bitplane.runtime.operators.base import Memory, Standalone, Tensor
 from bitplane.runtime.operators.reader import Reader
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Output(Standalone):
     """Features [C, 1, 1] as the logits."""
 

@@ -12,7 +12,7 @@ from bitplane.runtime.operators.base import Convolution, Tensor, windows
 from bitplane.runtime.operators.reader import Reader
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FloatConv(Convolution):
     """A float32 convolution of features.
 

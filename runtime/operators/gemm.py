@@ -16,7 +16,7 @@ CLASSES = 64
 """Classes of a block of the classifier; 16 where there are no more."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Classifier(Standalone):
     """Mean over the pixels of features, then Gemm.
 

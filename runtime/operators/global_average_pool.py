@@ -12,7 +12,7 @@ from bitplane.runtime.operators.base import Memory, Standalone, Tensor
 from bitplane.runtime.operators.reader import Reader
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GlobalAveragePool(Standalone):
     """Features [C, H, W] to [C, 1, 1]."""
 

@@ -20,7 +20,7 @@ MAX_TERM = max(abs(s.base) + sum(abs(p.coefficient) for p in s.planes) for s in 
 """Most that one weight of any level set, taken apart into its planes, adds to a sum for one step of a code."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LowBitConv(Convolution):
     """Float32(convolution of codes with integer weights) * scale + bias.
 

@@ -13,7 +13,7 @@ from bitplane.runtime.operators.reader import Reader
 DEFAULTS = {"ceil_mode": 0, "dilations": [1, 1], "storage_order": 0, "auto_pad": b"NOTSET"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MaxPool(Node):
     """Kernel (kh, kw), strides (y, x), pads (top, left, bottom, right)."""
 

@@ -13,7 +13,7 @@ from bitplane.runtime.operators.base import Memory, Standalone, Tensor
 from bitplane.runtime.operators.reader import LOADED, Reader
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Load(Standalone):
     """The input as features, channels last: (pixel - mean) / std, float32 [C] each, or float32 input as it is (None)."""
 

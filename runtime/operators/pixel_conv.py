@@ -15,7 +15,7 @@ from bitplane.runtime.operators.base import Convolution, Tensor, windows
 from bitplane.runtime.operators.reader import Reader
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PixelConv(Convolution):
     """Float32(convolution of (pixels - zero_point) with integer weights) * scale + bias.
 

@@ -12,7 +12,7 @@ from bitplane.runtime.operators.base import Activation, Memory
 from bitplane.runtime.operators.reader import Reader
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PRelu(Activation):
     """x where x > 0, else slope * x; slope float32 [C]."""
 

@@ -12,7 +12,7 @@ from bitplane.runtime.operators.base import Quantizer, Tensor
 from bitplane.runtime.operators.reader import Reader
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Quantize(Quantizer):
     """min(max(round(x / step), 0), 2^bits - 1), ties to even."""
 

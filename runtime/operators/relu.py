@@ -12,7 +12,7 @@ from bitplane.runtime.operators.base import Activation, Memory
 from bitplane.runtime.operators.reader import Reader
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Relu(Activation):
     """max(x, 0)."""
 

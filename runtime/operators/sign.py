@@ -12,7 +12,7 @@ from bitplane.runtime.operators.base import Quantizer, Tensor
 from bitplane.runtime.operators.reader import Reader
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sign(Quantizer):
     """1 where x >= threshold, else 0; thresholds float32 [C], or None for zero."""
 

@@ -25,7 +25,7 @@ from bitplane.runtime.plan.weights import pack_weights
 ProductName = Literal["popcount", "look-up", "bytes", "float32", ""]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Kernel:
     """What runs a step.
 
@@ -40,7 +40,7 @@ class Kernel:
     lanes: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Multiplication:
     """The products of a convolution, ready for an instruction.
 
@@ -67,7 +67,7 @@ class Multiplication:
     table: NDArray[np.int8] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Ending:
     """What becomes of a tile's sums: compared with thresholds in registers, left to a pool, or finished by the epilogue."""
 

@@ -13,7 +13,7 @@ from bitplane.runtime.plan.arena import Constants
 from bitplane.runtime.plan.memory import Memory
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Emission:
     """The context of one plan.
 

@@ -25,7 +25,7 @@ from bitplane.runtime.plan.fuse import Step
 from bitplane.runtime.plan.stage import Staged
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Emitted:
     """An instruction with the node it is of.
 

@@ -18,7 +18,7 @@ from bitplane.runtime.operators.max_pool import MaxPool
 from bitplane.runtime.operators.pad_shortcut import PadShortcut
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Step:
     """Nodes that run as one kernel.
 

@@ -14,7 +14,7 @@ from bitplane.runtime.plan.memory import Buffer
 from bitplane.runtime.plan.options import PlanOptions
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PlannedStep:
     """An instruction of a plan, in words.
 
@@ -31,7 +31,7 @@ class PlannedStep:
     step: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """A model ready to run.
 

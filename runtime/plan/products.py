@@ -29,7 +29,7 @@ from bitplane.runtime.plan.weights import (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Product:
     """How one convolution multiplies.
 

@@ -11,7 +11,7 @@ from bitplane.runtime.operators.pixel_conv import PixelConv
 from bitplane.runtime.plan.fuse import Step
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Staged(Node):
     """A copy of `source` inside a halo.
 

@@ -49,7 +49,7 @@ def test_any_numbers_of_an_instruction_are_read_back(graphs, number, data):
 def change(plan, at, **changes):
     """The plan with other numbers in one instruction."""
     instructions = list(plan.instructions)
-    instructions[at] = replace(instructions[at], **changes)
+    instructions[at] = instructions[at]._replace(**changes)
     return replace(plan, instructions=tuple(instructions))
 
 
@@ -87,7 +87,7 @@ def test_a_write_into_another_value_is_found(plan):
     at = next(n for n, i in enumerate(plan.instructions) if isinstance(i, Convolve) and n > 4 and i.epilogue.store)
     conv = plan.instructions[at]
     elsewhere = plan.instructions[first(plan, Interleave)].codes
-    assert "writes" in refusal(change(plan, at, epilogue=replace(conv.epilogue, features=elsewhere)))
+    assert "writes" in refusal(change(plan, at, epilogue=conv.epilogue._replace(features=elsewhere)))
 
 
 def test_constants_outside_of_the_block_are_found(plan):
