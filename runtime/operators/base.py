@@ -31,7 +31,7 @@ class Tensor:
     bits: int = 0
 
 
-class Memory(Protocol):
+class PlanContext(Protocol):
     """Where values and constants lie, as a node's instruction needs them (`plan.memory` and `plan.arena` make it)."""
 
     @property
@@ -84,7 +84,7 @@ class Node:
 class Standalone(Node):
     """A node that is one instruction by itself and joins no convolution's epilogue."""
 
-    def instruction(self, memory: Memory) -> instructions.Instruction:
+    def instruction(self, memory: PlanContext) -> instructions.Instruction:
         """The instruction that computes it."""
         raise NotImplementedError
 
@@ -105,7 +105,7 @@ class Activation(Node):
     label: ClassVar[str]
     is_monotone: ClassVar[bool]
 
-    def encode(self, memory: Memory) -> instructions.Activation:
+    def encode(self, memory: PlanContext) -> instructions.Activation:
         """Its part of an epilogue."""
         raise NotImplementedError
 

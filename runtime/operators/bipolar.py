@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from bitplane.format import names as fmt
 from bitplane.runtime import instructions
-from bitplane.runtime.operators.base import Memory, Standalone, Tensor
+from bitplane.runtime.operators.base import PlanContext, Standalone, Tensor
 from bitplane.runtime.operators.fake_quantize import make_instruction
 from bitplane.runtime.operators.reader import Reader
 
@@ -24,7 +24,7 @@ class Bipolar(Standalone):
         """Features of features."""
         return np.where(values[0] >= 0, np.float32(self.scale), np.float32(-self.scale))
 
-    def instruction(self, memory: Memory) -> instructions.FakeQuantize:
+    def instruction(self, memory: PlanContext) -> instructions.FakeQuantize:
         """One instruction."""
         return make_instruction(memory, self.source, self.output, (-self.scale, self.scale), None)
 

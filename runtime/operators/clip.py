@@ -9,7 +9,7 @@ import onnx
 from numpy.typing import NDArray
 
 from bitplane.runtime import instructions
-from bitplane.runtime.operators.base import Activation, Memory
+from bitplane.runtime.operators.base import Activation, PlanContext
 from bitplane.runtime.operators.reader import Reader
 
 
@@ -27,7 +27,7 @@ class Clip(Activation):
         """Features of features."""
         return np.minimum(np.maximum(values[0], np.float32(self.low)), np.float32(self.high))
 
-    def encode(self, memory: Memory) -> instructions.Activation:
+    def encode(self, memory: PlanContext) -> instructions.Activation:
         """Its part of an epilogue."""
         return instructions.Activation(clip=1, clip_limits=memory.constant(np.array([self.low, self.high], np.float32)))
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from bitplane.format import names as fmt
 from bitplane.runtime import instructions
-from bitplane.runtime.operators.base import Memory, Standalone, Tensor
+from bitplane.runtime.operators.base import PlanContext, Standalone, Tensor
 from bitplane.runtime.operators.reader import Reader
 
 LIMIT = 1 << 23
@@ -29,7 +29,7 @@ class FakeQuantize(Standalone):
         step = np.float32(self.step)
         return np.clip(np.rint(values[0] / step), np.float32(self.low), np.float32(self.high)) * step
 
-    def instruction(self, memory: Memory) -> instructions.FakeQuantize:
+    def instruction(self, memory: PlanContext) -> instructions.FakeQuantize:
         """One instruction."""
         return make_instruction(memory, self.source, self.output, (self.low, self.high), self.step)
 
@@ -39,7 +39,7 @@ class FakeQuantize(Standalone):
 
 
 def make_instruction(
-    memory: Memory, source: str, output: str, limits: tuple[float, float], step: float | None
+    memory: PlanContext, source: str, output: str, limits: tuple[float, float], step: float | None
 ) -> instructions.FakeQuantize:
     """The instruction that rounds features to multiples of `step` within `limits`, or (None) to one of both by their sign."""
     (layout, at), (_, out) = memory.features(source), memory.features(output)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from bitplane.format import names as fmt
 from bitplane.runtime import instructions
-from bitplane.runtime.operators.base import Memory, Standalone, Tensor
+from bitplane.runtime.operators.base import PlanContext, Standalone, Tensor
 from bitplane.runtime.operators.reader import Reader
 
 
@@ -21,7 +21,7 @@ class Output(Standalone):
         """Logits of features."""
         return values[0].reshape(-1)
 
-    def instruction(self, memory: Memory) -> instructions.Output:
+    def instruction(self, memory: PlanContext) -> instructions.Output:
         """One instruction."""
         return instructions.Output(source=memory.features(self.source)[1], channels=memory.channels(self.source))
 

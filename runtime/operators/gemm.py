@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from bitplane.runtime import instructions
 from bitplane.runtime.layouts import BLOCK
-from bitplane.runtime.operators.base import Memory, Standalone, Tensor
+from bitplane.runtime.operators.base import PlanContext, Standalone, Tensor
 from bitplane.runtime.operators.reader import Reader
 
 CLASSES = 64
@@ -38,7 +38,7 @@ class Classifier(Standalone):
         """Logits of features; the order of the sums differs from the kernel's."""
         return self.weight @ values[0].mean((1, 2), dtype=np.float32) + self.bias
 
-    def instruction(self, memory: Memory) -> instructions.Classify:
+    def instruction(self, memory: PlanContext) -> instructions.Classify:
         """One instruction: weights lie as [block of classes][channel][class of the block]."""
         layout, at = memory.features(self.source)
         classes, channels = self.weight.shape

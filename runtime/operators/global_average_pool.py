@@ -8,7 +8,7 @@ import onnx
 from numpy.typing import NDArray
 
 from bitplane.runtime import instructions
-from bitplane.runtime.operators.base import Memory, Standalone, Tensor
+from bitplane.runtime.operators.base import PlanContext, Standalone, Tensor
 from bitplane.runtime.operators.reader import Reader
 
 
@@ -20,7 +20,7 @@ class GlobalAveragePool(Standalone):
         """Features of features; the order of the sum differs from the kernel's."""
         return values[0].mean((1, 2), dtype=np.float32, keepdims=True)
 
-    def instruction(self, memory: Memory) -> instructions.AveragePool:
+    def instruction(self, memory: PlanContext) -> instructions.AveragePool:
         """One instruction."""
         (source, at), (_, out) = memory.features(self.source), memory.features(self.output)
         return instructions.AveragePool(

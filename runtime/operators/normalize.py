@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from bitplane.format import names as fmt
 from bitplane.runtime import instructions
-from bitplane.runtime.operators.base import Memory, Standalone, Tensor
+from bitplane.runtime.operators.base import PlanContext, Standalone, Tensor
 from bitplane.runtime.operators.reader import LOADED, Reader
 
 
@@ -27,7 +27,7 @@ class Load(Standalone):
             return floats
         return (floats - self.mean[:, None, None]) / self.std[:, None, None]
 
-    def instruction(self, memory: Memory) -> instructions.Load:
+    def instruction(self, memory: PlanContext) -> instructions.Load:
         """One instruction."""
         layout, at = memory.features(self.output)
         is_normalized = self.mean is not None and self.std is not None

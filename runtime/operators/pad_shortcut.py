@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from bitplane.format import names as fmt
 from bitplane.format.limits import MAX_STRIDE
 from bitplane.runtime import instructions
-from bitplane.runtime.operators.base import Memory, Standalone, Tensor
+from bitplane.runtime.operators.base import PlanContext, Standalone, Tensor
 from bitplane.runtime.operators.reader import Reader
 
 
@@ -26,7 +26,7 @@ class PadShortcut(Standalone):
         """Features of features."""
         return np.pad(values[0][:, :: self.steps[0], :: self.steps[1]], ((self.front, self.back), (0, 0), (0, 0)))
 
-    def instruction(self, memory: Memory) -> instructions.PadShortcut:
+    def instruction(self, memory: PlanContext) -> instructions.PadShortcut:
         """One instruction."""
         (source, at), (out, out_at) = memory.features(self.source), memory.features(self.output)
         return instructions.PadShortcut(

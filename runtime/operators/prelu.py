@@ -8,7 +8,7 @@ import onnx
 from numpy.typing import NDArray
 
 from bitplane.runtime import instructions
-from bitplane.runtime.operators.base import Activation, Memory
+from bitplane.runtime.operators.base import Activation, PlanContext
 from bitplane.runtime.operators.reader import Reader
 
 
@@ -25,7 +25,7 @@ class PRelu(Activation):
         """Features of features."""
         return np.where(values[0] > 0, values[0], values[0] * self.slope[:, None, None])
 
-    def encode(self, memory: Memory) -> instructions.Activation:
+    def encode(self, memory: PlanContext) -> instructions.Activation:
         """Its part of an epilogue."""
         return instructions.Activation(prelu=1, slope=memory.channel_constant(self.slope))
 

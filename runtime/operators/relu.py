@@ -8,7 +8,7 @@ import onnx
 from numpy.typing import NDArray
 
 from bitplane.runtime import instructions
-from bitplane.runtime.operators.base import Activation, Memory
+from bitplane.runtime.operators.base import Activation, PlanContext
 from bitplane.runtime.operators.reader import Reader
 
 
@@ -23,7 +23,7 @@ class Relu(Activation):
         """Features of features."""
         return np.maximum(values[0], np.float32(0))
 
-    def encode(self, memory: Memory) -> instructions.Activation:
+    def encode(self, memory: PlanContext) -> instructions.Activation:
         """Its part of an epilogue."""
         return instructions.Activation(relu=1)
 
