@@ -32,6 +32,7 @@ from bitplane.export.write.file import write_atomically
 from bitplane.export.write.forms import FORMS, Form, write_model
 from bitplane.export.write.metadata import make_metadata, make_origin
 from bitplane.format import names as fmt
+from bitplane.format.checksums import serialize
 
 KEEP_ALL = Quantization()
 _ON_INTEGERS = {fmt.PIXEL_CONV, *fmt.LOW_BIT_CONV.values()}
@@ -183,7 +184,7 @@ def _export(source: nn.Module | onnx.ModelProto, samples: Tensor | np.ndarray, p
         images = torch.as_tensor(samples).cpu()
         check_samples(images)
         file, report = _convert(source, images, options)
-        data = file.SerializeToString(deterministic=True)
+        data = serialize(file)
     unrunnable = _why_unrunnable(data, options.form, report)
     on_integers = any(layer.operator in _ON_INTEGERS for layer in report.layers)
     if unrunnable and on_integers and options.form == "packed" and not options.allow_unrunnable:

@@ -1,11 +1,11 @@
-"""Names of the packed file, format version 1.3 (`FORMAT.md`): operators, inputs, metadata keys, versions.
+"""Names of the packed file, format version 1.4 (`FORMAT.md`): operators, inputs, metadata keys, versions.
 
 This is their only home: `export/` writes files with these names and `runtime/` reads files by them.
 """
 
 from bitplane.format.levels import LEVEL_SETS
 
-FORMAT_VERSION = "1.3"
+FORMAT_VERSION = "1.4"
 """Major and minor version written; files of any 1.x are read."""
 DOMAIN = "bitplane"
 DOMAIN_VERSION = 1
@@ -64,6 +64,7 @@ META_PLANES_SHA256 = "bitplane.planes_sha256"
 META_WEIGHTS_SHA256 = "bitplane.weights_sha256"
 META_CHECKPOINT_SHA256 = "bitplane.checkpoint_sha256"
 META_VERIFICATION = "bitplane.verification"
+META_FILE_SHA256 = "bitplane.file_sha256"
 
 METADATA_KEYS = (
     META_FORMAT_VERSION,
@@ -79,4 +80,5 @@ METADATA_KEYS = (
     META_WEIGHTS_SHA256,
     META_CHECKPOINT_SHA256,
     META_VERIFICATION,
+    META_FILE_SHA256,
 )

@@ -1,7 +1,8 @@
-"""Read a packed file (`FORMAT.md`, version 1.3) and refuse, in one line, whatever is not one.
+"""Read a packed file (`FORMAT.md`, version 1.4) and refuse, in one line, whatever is not one.
 
-A file may come from a stranger: sizes are bounded before anything is allocated, no other file is opened, an operator of domain
-`bitplane` is one of ours only if the function it carries is ours, and checksums must match.
+A file may come from a stranger: the digest of its bytes must match before anything is read from them, sizes are bounded before
+anything is allocated, no other file is opened, and an operator of domain `bitplane` is one of ours only if the function it
+carries is ours.
 """
 
 import math
@@ -14,7 +15,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from bitplane.format import names as fmt
-from bitplane.format.checksums import planes_sha256, weights_sha256
+from bitplane.format.checksums import file_sha256, planes_sha256, weights_sha256
 from bitplane.format.functions import known_signatures, signature
 from bitplane.format.limits import MAX_ELEMENTS, MAX_FILE, MAX_NODES
 from bitplane.format.text import plain
@@ -46,9 +47,10 @@ def parse(source: str | Path | bytes) -> Model:
     data = source if isinstance(source, bytes) else _read(Path(source), label)
     if len(data) > MAX_FILE:
         raise ModelError(f"{label}: has {len(data)} bytes, at most {MAX_FILE} are read; is it a packed file?")
+    digest = _check_file(data, label)
     proto = _load(data, label)
     try:
-        return _model(Reader(label, proto), proto)
+        return _model(Reader(label, proto), proto, digest)
     except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
         # Bytes that are valid protobuf but no valid model: text that is not UTF-8, an attribute of another type.
         raise ModelError(f"{label}: damaged ({type(error).__name__}: {plain(str(error)[:80])}); export it again") from error
@@ -74,6 +76,23 @@ def _read(path: Path, label: str) -> bytes:
         raise ModelError(f"{label}: is larger than the memory that this process can have") from None
 
 
+def _check_file(data: bytes, label: str) -> str | None:
+    """The digest that a file carries, once its bytes are known to have it; None where they carry none."""
+    try:
+        digests = file_sha256(data)
+    except ValueError:
+        raise ModelError(f"{label}: {fmt.META_FILE_SHA256} is damaged, or there twice; take the original") from None
+    if digests is None:
+        return None
+    written, found = digests
+    if written != found:
+        raise ModelError(
+            f"{label}: {fmt.META_FILE_SHA256} is {plain(written)} but the file hashes to {found}: it was damaged, or altered"
+            " after it was written; take the original, or export it again"
+        )
+    return written
+
+
 def _load(data: bytes, label: str) -> onnx.ModelProto:
     """The message, once it is known that it will not grow."""
     try:
@@ -87,10 +106,11 @@ def _load(data: bytes, label: str) -> onnx.ModelProto:
         raise ModelError(f"{label}: its entries would need far more memory than its bytes; it is no packed file") from None
 
 
-def _model(r: Reader, proto: onnx.ModelProto) -> Model:
+def _model(r: Reader, proto: onnx.ModelProto, digest: str | None) -> Model:
     metadata = {p.key: p.value for p in proto.metadata_props}
     minor = _check_version(r, proto, metadata)
     _check_sizes(r, proto)
+    _check_keys(r, metadata, minor, digest)
     _check_functions(r, proto)
     nodes = [*_read_input(r, proto.graph)]
     for node in proto.graph.node:
@@ -106,7 +126,8 @@ def _model(r: Reader, proto: onnx.ModelProto) -> Model:
         nodes.append(output)
     if fmt.OUTPUT_NAME not in r.tensors or r.tensors[fmt.OUTPUT_NAME].kind != "logits":
         raise r.fail(f"no Gemm or Flatten makes the output '{fmt.OUTPUT_NAME}'")
-    _check_digests(r, proto.graph, metadata, minor)
+    if digest is None:
+        _check_digests(r, proto.graph, metadata)
     graph, info = proto.graph, (proto.producer_name, proto.graph.name, proto.domain, proto.doc_string)
     says = FileInfo(*info, graph.doc_string, proto.model_version)
     return Model(r.label, tuple(nodes), r.tensors, fmt.INPUT_NAME, fmt.OUTPUT_NAME, metadata, says)
@@ -140,6 +161,8 @@ def _check_sizes(r: Reader, proto: onnx.ModelProto) -> None:
     count = max(len(graph.node), len(graph.initializer), len(proto.functions), len(proto.metadata_props))
     if count > MAX_NODES:
         raise r.fail(f"has {count} nodes, constants, functions or metadata, at most {MAX_NODES} are read")
+    if len({p.key for p in proto.metadata_props}) != len(proto.metadata_props):
+        raise r.fail("two metadata have one key")
     if len(r.initializers) != len(graph.initializer):
         raise r.fail("two initializers have one name")
     names = [node.name for node in graph.node if node.name]
@@ -172,15 +195,24 @@ def _check_functions(r: Reader, proto: onnx.ModelProto) -> None:
             raise r.fail(f"the function of operator '{fmt.DOMAIN}.{op}' does not say what the format says it means")
 
 
-def _check_digests(r: Reader, graph: onnx.GraphProto, metadata: dict[str, str], minor: int) -> None:
-    digests = [(fmt.META_PLANES_SHA256, planes_sha256)]
-    if minor >= 1:
-        digests.append((fmt.META_WEIGHTS_SHA256, weights_sha256))
-    for key, digest in digests:
-        expected, found = metadata.get(key), digest(graph)
+def _check_keys(r: Reader, metadata: dict[str, str], minor: int, digest: str | None) -> None:
+    """The checksums that a version demands are there; a key that is there is checked, whatever the version says."""
+    if metadata.get(fmt.META_FILE_SHA256) != digest:
+        raise r.fail(f"{fmt.META_FILE_SHA256} is not among the metadata, where it belongs")
+    for key, since in ((fmt.META_PLANES_SHA256, 0), (fmt.META_WEIGHTS_SHA256, 1), (fmt.META_FILE_SHA256, 4)):
+        if minor >= since and key not in metadata:
+            raise r.fail(f"{key} is missing, which format 1.{minor} demands: the file was altered")
+
+
+def _check_digests(r: Reader, graph: onnx.GraphProto, metadata: dict[str, str]) -> None:
+    """The checksums of a file without a digest of all its bytes, which covers what they cover."""
+    for key, digest in ((fmt.META_PLANES_SHA256, planes_sha256), (fmt.META_WEIGHTS_SHA256, weights_sha256)):
+        if key not in metadata:
+            continue  # before 1.1
+        expected, found = metadata[key], digest(graph)
         if expected != found:
             what = "planes" if key == fmt.META_PLANES_SHA256 else "constants"
-            raise r.fail(f"{key} is {str(expected)[:64]} but the {what} hash to {found}: the weights were altered")
+            raise r.fail(f"{key} is {expected[:64]} but the {what} hash to {found}: the weights were altered")
 
 
 def _read_input(r: Reader, graph: onnx.GraphProto) -> list[Node]:

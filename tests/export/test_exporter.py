@@ -150,7 +150,7 @@ def test_a_file_explains_itself(make_network, tmp_path) -> None:
     stored = {t.name: t.raw_data for t in file.graph.initializer}
     assert len(names) == 36
     assert properties[fmt.META_PLANES_SHA256] == hashlib.sha256(b"".join(stored[n] for n in names)).hexdigest()
-    assert properties[fmt.META_FORMAT_VERSION] == "1.3"
+    assert properties[fmt.META_FORMAT_VERSION] == "1.4"
     assert properties[fmt.META_MODEL] == "resnet20"
     assert properties[fmt.META_METHOD] == "pc"
     assert properties[fmt.META_LEVEL_SET] == "ternary"

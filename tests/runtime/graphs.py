@@ -11,6 +11,7 @@ from onnx import numpy_helper as nh
 from bitplane.format.functions import function
 
 DOMAIN = "bitplane"
+FILE_KEY = "bitplane.file_sha256"
 OPSETS = [h.make_opsetid("", 18), h.make_opsetid(DOMAIN, 1)]
 
 
@@ -206,10 +207,24 @@ class Builder:
         h.set_model_props(model, {**self.meta, **digests})
         return model
 
+    def data(self):
+        """The model's bytes, with the digest of the whole file since 1.4."""
+        is_old = self.meta["bitplane.format_version"] in ("1", "1.0", "1.1", "1.2", "1.3")
+        return self.model().SerializeToString() if is_old else sealed(self.model())
+
     def images(self, count):
         if self.floats:
             return self.rng.normal(0, 1, (count, *self.shapes["input"])).astype(np.float32)
         return self.rng.integers(0, 256, (count, *self.shapes["input"])).astype(np.uint8)
+
+
+def sealed(model):
+    """The bytes of a model with the digest of them all in its metadata."""
+    kept = {p.key: p.value for p in model.metadata_props if p.key != FILE_KEY}
+    h.set_model_props(model, {**kept, FILE_KEY: "0" * 64})
+    data = model.SerializeToString(deterministic=True)
+    at = data.index(FILE_KEY.encode() + b"\x12\x40" + b"0" * 64) + len(FILE_KEY) + 2
+    return data[:at] + hashlib.sha256(data).hexdigest().encode() + data[at + 64 :]
 
 
 def resnet(seed, kind, bits, size, widths=(16, 32, 64), blocks=3, shortcut="A", stem=3, pool=False, react=False):

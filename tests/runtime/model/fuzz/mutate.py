@@ -11,6 +11,8 @@ import onnx
 from changes import CHANGES, DOMAIN, PLANES
 from onnx import TensorProto, numpy_helper
 
+FILE_KEY = "bitplane.file_sha256"
+
 
 def mutant(data: bytes, seed: int) -> tuple[str, bytes]:
     """What was done to the file, and the bytes."""
@@ -24,8 +26,8 @@ def mutant(data: bytes, seed: int) -> tuple[str, bytes]:
         change(model, rng)
         done.append(change.__name__)
     if rng.random() < 0.9:
-        seal(model)
         done.append("sealed")
+        return " ".join(done), seal(model)
     return " ".join(done), model.SerializeToString()
 
 
@@ -60,8 +62,17 @@ def change_bytes(data: bytes, rng: random.Random) -> tuple[str, bytes]:
     return kind, bytes(out)
 
 
-def seal(model: onnx.ModelProto) -> None:
-    """Write the checksums that the model's constants have now."""
+def seal(model: onnx.ModelProto) -> bytes:
+    """The model's bytes, with the checksums that they have now."""
+    _seal_constants(model)
+    for prop in model.metadata_props:
+        if prop.key == FILE_KEY:
+            prop.value = "0" * 64
+    data, head = model.SerializeToString(), FILE_KEY.encode() + b"\x12\x40"
+    return data.replace(head + b"0" * 64, head + hashlib.sha256(data).hexdigest().encode())
+
+
+def _seal_constants(model: onnx.ModelProto) -> None:
     constants = {t.name: t for t in model.graph.initializer}
     planes, weights = hashlib.sha256(), hashlib.sha256()
     try:
