@@ -1,4 +1,4 @@
-"""Altered metadata of a packed file: commands show printable text or refuse in one line; no checksum covers metadata."""
+"""Altered metadata of a packed file: commands show printable text or refuse in one line; before 1.4 no checksum covers them."""
 
 import json
 import unicodedata
