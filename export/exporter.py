@@ -1,6 +1,6 @@
 """A network, from wherever it comes, to one checked ONNX file.
 
-source -> read_source -> quantize -> write_model -> verify -> metadata -> a session of bitplane.runtime -> write_atomically
+source -> read_source -> quantize -> write_model -> verify -> metadata -> a session of bitplane.runtime -> sign -> write
 """
 
 from collections.abc import Iterator, Mapping
@@ -33,6 +33,7 @@ from bitplane.export.write.forms import FORMS, Form, write_model
 from bitplane.export.write.metadata import make_metadata, make_origin
 from bitplane.format import names as fmt
 from bitplane.format.checksums import serialize
+from bitplane.signature import SUFFIX, sign
 
 KEEP_ALL = Quantization()
 _ON_INTEGERS = {fmt.PIXEL_CONV, *fmt.LOW_BIT_CONV.values()}
@@ -50,6 +51,7 @@ class _Options:
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
     force: bool = False
     allow_unrunnable: bool = False
+    sign_key: str | Path | None = None
 
     def __post_init__(self) -> None:
         if self.form not in FORMS:
@@ -67,6 +69,7 @@ def to_onnx(
     metadata: Mapping[str, Any] | None = None,
     force: bool = False,
     allow_unrunnable: bool = False,
+    sign_key: str | Path | None = None,
 ) -> ExportReport:
     """Write a network as one ONNX file (`FORMAT.md`).
 
@@ -87,14 +90,20 @@ def to_onnx(
         force: replace a file at `path`, once the new one is complete.
         allow_unrunnable: also write a packed file that `bitplane.runtime` cannot run although layers compute on integers,
             because of an operator that it keeps; the report says why.
+        sign_key: private key (PEM, without a password) by which the file is signed; the signature is `path` + ".sig"
+            (`bitplane.signature`).
 
     Raises:
         ExportError: a layer is not supported, weights are off the level set, an argument does not fit the network, the file
             does not compute what the network does, `bitplane.runtime` cannot run it, or it cannot be written. Nothing is left
             behind.
+        SignatureError: the key cannot be used; nothing is written.
     """
     return _export(
-        source, samples, Path(path), _Options(quantization, normalize, form, metadata or {}, force, allow_unrunnable)
+        source,
+        samples,
+        Path(path),
+        _Options(quantization, normalize, form, metadata or {}, force, allow_unrunnable, sign_key),
     )
 
 
@@ -109,6 +118,7 @@ def export_run(
     metadata: Mapping[str, Any] | None = None,
     force: bool = False,
     allow_unrunnable: bool = False,
+    sign_key: str | Path | None = None,
     count: int = RUN_SAMPLES,
 ) -> ExportReport:
     """Export a finished run of `bitplane.train`.
@@ -123,6 +133,7 @@ def export_run(
         metadata: as in `to_onnx`, in place of what the run says.
         force: as in `to_onnx`.
         allow_unrunnable: as in `to_onnx`.
+        sign_key: as in `to_onnx`.
         count: images that are taken where `samples` is None.
 
     Raises:
@@ -131,7 +142,7 @@ def export_run(
     """
     run = load_run(Path(source))
     images = evenly_spaced(run.images, count) if samples is None else samples
-    options = _Options(quantization, normalize, form, {**run.metadata, **(metadata or {})}, force, allow_unrunnable)
+    options = _Options(quantization, normalize, form, {**run.metadata, **(metadata or {})}, force, allow_unrunnable, sign_key)
     return _export(run.model, images, Path(path), options)
 
 
@@ -146,6 +157,7 @@ def export_file(
     metadata: Mapping[str, Any] | None = None,
     force: bool = False,
     allow_unrunnable: bool = False,
+    sign_key: str | Path | None = None,
 ) -> ExportReport:
     """Export an ONNX or QONNX file, or a torchvision ResNet-18, 34 or 50 `state_dict` in safetensors.
 
@@ -159,6 +171,7 @@ def export_file(
         metadata: as in `to_onnx`, in place of what the file says.
         force: as in `to_onnx`.
         allow_unrunnable: as in `to_onnx`.
+        sign_key: as in `to_onnx`.
 
     Raises:
         BitplaneError: the file cannot be read; or what `to_onnx` raises.
@@ -173,13 +186,17 @@ def export_file(
         # The module itself takes normalized floats; `normalize` says how pixels become them.
         network.set_submodule("input", nn.Identity())
     known = {"model": name, "checkpoint_sha256": file_sha256(file)}
-    options = _Options(quantization, normalize, form, {**known, **(metadata or {})}, force, allow_unrunnable)
+    options = _Options(quantization, normalize, form, {**known, **(metadata or {})}, force, allow_unrunnable, sign_key)
     return _export(network, samples, Path(path), options)
 
 
 def _export(source: nn.Module | onnx.ModelProto, samples: Tensor | np.ndarray, path: Path, options: _Options) -> ExportReport:
-    if path.exists() and not options.force:
-        raise ExportError(f"{path}: exists; add --force (force=True) to replace it, or choose another path")
+    signature = path.with_name(path.name + SUFFIX) if options.sign_key is not None else None
+    for made in (path, signature):
+        if made is not None and made.exists() and not options.force:
+            raise ExportError(f"{made}: exists; add --force (force=True) to replace it, or choose another path")
+    if options.sign_key is not None:
+        sign(b"", path.name, options.sign_key)  # a key that cannot be used is refused before the work
     with _refusing(source):
         images = torch.as_tensor(samples).cpu()
         check_samples(images)
@@ -192,7 +209,10 @@ def _export(source: nn.Module | onnx.ModelProto, samples: Tensor | np.ndarray, p
             f"{report.name}: bitplane.runtime cannot run the file ({unrunnable}); add --allow-unrunnable"
             " (allow_unrunnable=True) to write it for other engines"
         )
+    signed = b"" if options.sign_key is None else sign(data, path.name, options.sign_key)
     write_atomically(path, data)
+    if signature is not None:  # after the file: an older file keeps its signature until it is replaced
+        write_atomically(signature, signed)
     return ExportReport(
         str(path), options.form, len(data), **asdict(report.verification), unrunnable=unrunnable, layers=report.layers
     )

@@ -15,6 +15,7 @@ from bitplane.format import names as fmt
 from bitplane.runtime.errors import InputError
 from bitplane.runtime.execute import machine_code
 from bitplane.runtime.execute.threads import Executor
+from bitplane.runtime.model.file import read_file
 from bitplane.runtime.model.graph import Model
 from bitplane.runtime.model.parse import parse
 from bitplane.runtime.options import (
@@ -78,9 +79,12 @@ class InferenceSession:
         providers: there is one provider, and a warning for names of others.
         provider_options: accepted without effect.
         threads: threads of one `run`; 0 means one for each processor that this process may use.
+        verify_key: path of a public key (PEM, P-256, P-384 or P-521): the file must be signed by its owner, in the file of its
+            name and ".sig" (`bitplane.signature`). None asks for no signature.
 
     Raises:
         ModelError: the file cannot be read or breaks a rule of the format.
+        SignatureError: the file is not signed by `verify_key`.
         InputError: an option cannot be used.
     """
 
@@ -92,13 +96,15 @@ class InferenceSession:
         provider_options: Sequence[Any] | None = None,
         *,
         threads: int | None = None,
+        verify_key: str | os.PathLike[str] | None = None,
     ) -> None:
         self._options = options = read_options(sess_options)
         check_providers(providers, provider_options)
         wanted = read_threads(options.intra_op_num_threads if threads is None else threads)
         self._threads = wanted or processors()
         is_path = isinstance(path_or_bytes, str | os.PathLike)
-        self._model: Model = parse(Path(path_or_bytes) if is_path else bytes(path_or_bytes))  # type: ignore[arg-type]
+        source = Path(path_or_bytes) if is_path else bytes(path_or_bytes)  # type: ignore[arg-type]
+        self._model: Model = parse(read_file(source, verify_key))
         self._plan: Plan = make_plan(self._model, PlanOptions(self._threads))
         self._run_plan = machine_code.load()
         self._events: list[Event] | None = [] if options.enable_profiling else None

@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "bitplane": set(),
     "bitplane.format": {"bitplane.errors", "numpy", "onnx"},
     "bitplane.pixels": {"bitplane.errors", "bitplane.format", "numpy", "PIL"},
+    "bitplane.signature": {"bitplane.errors", "bitplane.format", "model_signing"},
     "bitplane.cli": {"bitplane", "tyro", "numpy", "msgspec"},
     "bitplane.train": {
         "bitplane.errors",
@@ -28,7 +29,7 @@ MAY_IMPORT = {
         *("torch", "torchvision", "accelerate", "safetensors", "sklearn", "numpy", "tqdm", "filelock"),
     },
     "bitplane.export": {
-        *("bitplane.errors", "bitplane.format", "bitplane.export"),
+        *("bitplane.errors", "bitplane.format", "bitplane.export", "bitplane.signature"),
         *("numpy", "onnx", "onnxruntime", "torch"),
     },
     "bitplane.export.nodes": {
@@ -74,7 +75,8 @@ MAY_IMPORT = {
         *("numpy", "onnx"),
     },
     "bitplane.runtime.model": {
-        *("bitplane.format", "bitplane.runtime.errors", "bitplane.runtime.operators", "numpy", "onnx", "google"),
+        *("bitplane.format", "bitplane.signature", "bitplane.runtime.errors", "bitplane.runtime.operators"),
+        *("numpy", "onnx", "google"),
     },
     "bitplane.runtime.plan": {
         *(
@@ -125,8 +127,13 @@ LAZY = {
         *("numpy", "msgspec"),
     },
     "bitplane.pixels": {"numpy", "PIL"},
+    "bitplane.runtime.model": {"bitplane.signature"},
+    "bitplane.signature": {"model_signing"},
 }
 """What a row imports only inside of functions: `bitplane --help` stays fast, and the plain install works without torch."""
+
+SIGNING = {"bitplane.signature", "model_signing", "cryptography"}
+"""Loaded only where a signature is asked for."""
 
 OPTIONS = {"bitplane.train.config", "bitplane.train.errors"}
 """The options of a run are its dataclasses, which the command line needs at once."""
@@ -229,7 +236,8 @@ def test_every_room_is_typed(folder):
 
 
 @pytest.mark.parametrize(
-    "folder", ["__init__.py", "errors.py", "pixels.py", "format", "cli", *(f for f in ROOMS.values() if f != "bitplane")]
+    "folder",
+    ["__init__.py", "errors.py", "pixels.py", "signature.py", "format", "cli", *(f for f in ROOMS.values() if f != "bitplane")],
 )
 def test_the_type_checker_finds_every_room(folder):
     home = ROOT / folder if folder in ROOMS.values() else ROOT / "bitplane" / folder
@@ -239,8 +247,8 @@ def test_the_type_checker_finds_every_room(folder):
 @pytest.mark.parametrize(
     ("module", "unwanted"),
     [
-        ("bitplane", {"torch", "numba", "numpy", "onnx"}),
-        ("bitplane.runtime", {"torch", "numba", "onnxruntime", "tyro", "bitplane.train", "bitplane.export"}),
+        ("bitplane", {"torch", "numba", "numpy", "onnx", *SIGNING}),
+        ("bitplane.runtime", {"torch", "numba", "onnxruntime", "tyro", "bitplane.train", "bitplane.export", *SIGNING}),
         ("bitplane.cli", {"torch", "numba", "onnxruntime", "matplotlib", "sklearn", "bitplane.runtime", "bitplane.export"}),
     ],
 )

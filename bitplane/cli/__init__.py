@@ -10,7 +10,8 @@ from bitplane.cli.output import UsageError, complain, say
 from bitplane.errors import BitplaneError
 
 COMMANDS = (
-    "demo", "train", "experiments", "export", "eval", "predict", "inspect", "bench", "study", "report", "recommend", "warmup",
+    "demo", "train", "experiments", "export", "eval", "predict", "inspect", "verify", "bench", "study", "report", "recommend",
+    "warmup",
 )  # fmt: skip
 """In the order in which `bitplane --help` lists them."""
 

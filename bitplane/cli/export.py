@@ -2,9 +2,9 @@
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from bitplane.cli.options import DATA_SETS, JsonFile, OutputPath
 from bitplane.cli.output import UsageError, at_least, say, write_json
@@ -56,6 +56,7 @@ class Options:
         std: of the pixels.
         force: replace OUTPUT if it exists.
         allow_unrunnable: also write a packed file that bitplane.runtime cannot run, because of an operator kept from SOURCE.
+        sign: private EC key (PEM, without a password) to sign OUTPUT by; the signature is OUTPUT.sig.
         json: write the report to this file.
     """
 
@@ -74,6 +75,7 @@ class Options:
     std: tuple[float, ...] = ()
     force: bool = False
     allow_unrunnable: bool = False
+    sign: Annotated[Path | None, arg(metavar="KEY")] = None
     json: JsonFile = None
 
 
@@ -84,6 +86,8 @@ def run(options: Options) -> None:
         f"{report.path}: {report.bytes} bytes; onnxruntime agrees with the source on {100 * report.top1_agreement:.2f} % of "
         f"{report.samples} images, largest logit difference {report.max_logit_difference:.3g}"
     )
+    if options.sign is not None:
+        say(f"  signed by {options.sign}: {report.path}.sig")
     if options.form == "packed" and report.unrunnable:
         say(f"  bitplane.runtime does not run it: {report.unrunnable}")
     if options.form in ("packed", "inlined"):
@@ -99,7 +103,8 @@ def _export(o: Options) -> "ExportReport":
     at_least("--samples", o.samples, 1)
     how = Quantization(o.weights, o.activations, o.calibration, o.correction, o.keep, o.edges)
     if o.source.suffix not in FILES:
-        options: dict[str, Any] = {"force": o.force, "allow_unrunnable": o.allow_unrunnable, "count": o.samples}
+        options: dict[str, Any] = {"force": o.force, "allow_unrunnable": o.allow_unrunnable, "sign_key": o.sign}
+        options["count"] = o.samples
         return export_run(o.source, None, o.output, quantization=how, form=o.form, **options)
     if o.images.data is None:
         raise UsageError(f"{o.source}: give --data, the images to calibrate and check on")
@@ -107,7 +112,7 @@ def _export(o: Options) -> "ExportReport":
         raise UsageError("--mean and --std go together; both are in pixels, 0 to 255")
     images, name = _samples(o.images, o.images.data, o.samples)
     common: dict[str, Any] = {"quantization": how, "form": o.form, "normalize": (o.mean, o.std) if o.mean else None}
-    common |= {"force": o.force, "allow_unrunnable": o.allow_unrunnable}
+    common |= {"force": o.force, "allow_unrunnable": o.allow_unrunnable, "sign_key": o.sign}
     return export_file(o.source, images, o.output, metadata={"dataset": name}, **common)
 
 

@@ -6,20 +6,19 @@ carries is ours.
 """
 
 import math
-import os
 import re
-import stat
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
 
 from bitplane.format import names as fmt
-from bitplane.format.checksums import file_sha256, planes_sha256, weights_sha256
+from bitplane.format.checksums import planes_sha256, weights_sha256
 from bitplane.format.functions import known_signatures, signature
-from bitplane.format.limits import MAX_ELEMENTS, MAX_FILE, MAX_NODES
+from bitplane.format.limits import MAX_ELEMENTS, MAX_NODES
 from bitplane.format.text import plain
 from bitplane.runtime.errors import ModelError
+from bitplane.runtime.model.file import CheckedFile, read_file
 from bitplane.runtime.model.graph import FileInfo, Model
 from bitplane.runtime.model.scan import scan
 from bitplane.runtime.operators import OPERATORS
@@ -31,11 +30,11 @@ from bitplane.runtime.operators.reader import Reader
 OWN_VERSION = tuple(int(v) for v in fmt.FORMAT_VERSION.split("."))
 
 
-def parse(source: str | Path | bytes) -> Model:
+def parse(source: str | Path | bytes | CheckedFile) -> Model:
     """Read and check a packed file.
 
     Args:
-        source: path of the file, or its bytes.
+        source: path of the file, its bytes, or what `read_file` made of either.
 
     Returns:
         The model.
@@ -43,54 +42,16 @@ def parse(source: str | Path | bytes) -> Model:
     Raises:
         ModelError: the file is missing, truncated, not ONNX, altered, of an unknown version, or breaks a rule of the format.
     """
-    label = "<bytes>" if isinstance(source, bytes) else plain(str(source))
-    data = source if isinstance(source, bytes) else _read(Path(source), label)
-    if len(data) > MAX_FILE:
-        raise ModelError(f"{label}: has {len(data)} bytes, at most {MAX_FILE} are read; is it a packed file?")
-    digest = _check_file(data, label)
-    proto = _load(data, label)
+    file = source if isinstance(source, CheckedFile) else read_file(source)
+    label = file.label
+    proto = _load(file.data, label)
     try:
-        return _model(Reader(label, proto), proto, digest)
+        return _model(Reader(label, proto), proto, file.digest)
     except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
         # Bytes that are valid protobuf but no valid model: text that is not UTF-8, an attribute of another type.
         raise ModelError(f"{label}: damaged ({type(error).__name__}: {plain(str(error)[:80])}); export it again") from error
     except MemoryError:
         raise ModelError(f"{label}: its weights need more memory than this process can have") from None
-
-
-def _read(path: Path, label: str) -> bytes:
-    """The bytes of a regular file, opened once and read as far as it goes."""
-    try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))  # a pipe would block
-        with open(handle, "rb") as file:
-            found = os.fstat(handle)
-            if not stat.S_ISREG(found.st_mode):
-                raise ModelError(f"{label}: is not a regular file; give the path of a packed file, or its bytes")
-            if found.st_size > MAX_FILE:
-                raise ModelError(f"{label}: has {found.st_size} bytes, at most {MAX_FILE} are read; is it a packed file?")
-            return file.read(found.st_size)
-    except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ModelError(f"{label}: cannot be read ({reason}); check the path") from None
-    except MemoryError:
-        raise ModelError(f"{label}: is larger than the memory that this process can have") from None
-
-
-def _check_file(data: bytes, label: str) -> str | None:
-    """The digest that a file carries, once its bytes are known to have it; None where they carry none."""
-    try:
-        digests = file_sha256(data)
-    except ValueError:
-        raise ModelError(f"{label}: {fmt.META_FILE_SHA256} is damaged, or there twice; take the original") from None
-    if digests is None:
-        return None
-    written, found = digests
-    if written != found:
-        raise ModelError(
-            f"{label}: {fmt.META_FILE_SHA256} is {plain(written)} but the file hashes to {found}: it was damaged, or altered"
-            " after it was written; take the original, or export it again"
-        )
-    return written
 
 
 def _load(data: bytes, label: str) -> onnx.ModelProto:

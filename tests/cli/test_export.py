@@ -5,6 +5,8 @@ import json
 import numpy as np
 import onnx
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from onnx import TensorProto, helper
 from PIL import Image
 
@@ -61,3 +63,32 @@ def test_a_size_that_is_none_is_refused(grey, capsys, size):
     assert main(arguments) == 2
     assert "--size" in capsys.readouterr().err
     assert not (grey / "out.onnx").exists()
+
+
+@pytest.fixture
+def keys(tmp_path):
+    """Paths of a private key and its public half."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    private, public = tmp_path / "key.pem", tmp_path / "key.pub"
+    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    return private, public
+
+
+def test_what_export_signed_verify_accepts(grey, keys, capsys):
+    private, public = keys
+    out, signature = grey / "out.onnx", grey / "out.onnx.sig"
+    command = ["export", str(grey / "grey.onnx"), "-o", str(out), "--data", str(grey / "data"), "--size", "8", "12"]
+    command += ["--channels", "1", "--mean", "0", "--std", "255", "--sign", str(private)]
+    assert main(command) == 0
+    assert f"signed by {private}: {signature}" in capsys.readouterr().out
+    assert main(["verify", str(out), "--key", str(public)]) == 0
+    assert f"signed by the owner of {public}" in capsys.readouterr().out
+    out.unlink()
+    assert main(command) == 2
+    assert f"{signature}: exists; add --force" in capsys.readouterr().err
+    assert main([*command[:-1], str(public), "--force"]) == 2
+    assert f"{public}: is no private EC key" in capsys.readouterr().err
+    assert not out.exists()
+    assert main([*command, "--force"]) == 0
+    assert main(["verify", str(out), "--key", str(public)]) == 0
