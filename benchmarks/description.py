@@ -31,7 +31,6 @@ layers = ["binary/1 64x56", "ternary/2 128x28"]     # 3x3 convolutions by themse
 """
 
 import re
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -41,11 +40,16 @@ import msgspec
 from bitplane.benchmarks.errors import StudyError
 from bitplane.benchmarks.measuring.machine import processors
 from bitplane.benchmarks.peers import LAYER_PEERS, PEERS
+from bitplane.documents import Kind, read_toml
+from bitplane.format.limits import MAX_SIDE
+
+DESCRIPTION = Kind("a study description", "help(bitplane.benchmarks.description) shows one", StudyError)
 
 Positive = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 
 LOW_BIT = re.compile(r"(binary|ternary|quaternary)/(1|2|4|8)")
-LAYER = re.compile(r"(binary|ternary|quaternary)/(1|2|4) (\d+)x(\d+)")
+LARGEST_LAYER = 4096
+LAYER = re.compile(r"(binary|ternary|quaternary)/(1|2|4) (\d{1,9})x(\d{1,9})", re.ASCII)
 
 
 class Measure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,12 +84,12 @@ class GroupPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shared: list[str] = []
     engines: list[str] = []
     model: str = ""
-    size: int = 224
+    size: Annotated[int, msgspec.Meta(ge=1, le=MAX_SIDE)] = 224
     low_bit: list[str] = []
     experiment: str = ""
     runs: str = ""
     only: list[str] = []
-    epochs: int | None = None
+    epochs: Positive | None = None
     layers: list[str] = []
     baseline: str = ""
 
@@ -118,14 +122,7 @@ def read_description(path: Path) -> Description:
     Raises:
         StudyError: missing, no TOML, or a field is unknown, missing or has a value that cannot be used.
     """
-    try:
-        values = tomllib.loads(path.read_text())
-    except (OSError, ValueError) as e:
-        raise StudyError(f"{path}: not a readable study description ({e})") from e
-    try:
-        description = msgspec.convert(values, Description)
-    except msgspec.ValidationError as e:
-        raise StudyError(f"{path}: {str(e)[0].lower()}{str(e)[1:]}") from e
+    description = read_toml(path, Description, DESCRIPTION)
     for g in description.group:
         check_group(g, str(path))
     return description
@@ -148,6 +145,8 @@ def check_group(g: GroupPlan, path: str) -> None:
         for entry in entries:
             if not form.fullmatch(entry):
                 raise StudyError(f"{where}: '{entry}' is not of the form {'LEVELS/BITS' + ' CxS' * (form is LAYER)}")
+            if form is LAYER and not all(1 <= int(n) <= LARGEST_LAYER for n in re.findall(r"\d+", entry)[1:]):
+                raise StudyError(f"{where}: '{entry}' must have 1 to {LARGEST_LAYER} channels and pixels a side")
 
 
 def find_files(folder: Path, patterns: list[str], where: str) -> list[Path]:

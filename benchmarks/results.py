@@ -13,8 +13,10 @@ from typing import Any
 import msgspec
 
 from bitplane.benchmarks.errors import StudyError
+from bitplane.documents import Kind, read_json
 
 VERSION = 1
+RESULTS = Kind("a study's results", "`bitplane study` writes one", StudyError)
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,16 @@ class Machine:
 
 
 @dataclass(frozen=True)
+class Method:
+    """How long was measured: turns of each engine, seconds of a turn, cold starts, and images of an offline call."""
+
+    rounds: float
+    seconds: float
+    starts: float
+    batch: float
+
+
+@dataclass(frozen=True)
 class Group:
     """Networks and engines that took turns.
 
@@ -171,7 +183,7 @@ class Group:
         baseline: engine that `faster` refers to.
         machine: where.
         conditions: whether it was quiet.
-        method: rounds, seconds a turn and so on.
+        method: how long.
         rows: the measurements.
     """
 
@@ -181,7 +193,7 @@ class Group:
     baseline: str
     machine: Machine
     conditions: Conditions
-    method: dict[str, float]
+    method: Method
     rows: list[Row]
 
 
@@ -201,10 +213,7 @@ def read_study(path: Path) -> Study:
     Raises:
         StudyError: missing, or not a results file of this version.
     """
-    try:
-        study = msgspec.json.decode(path.read_bytes(), type=Study)
-    except (OSError, ValueError, RecursionError) as e:
-        raise StudyError(f"{path}: not a study's results ({e}); `bitplane study` writes one") from e
+    study = read_json(path, Study, RESULTS)
     if study.version != VERSION:
         raise StudyError(f"{path}: `version` is {study.version}, this bitplane reads {VERSION}; measure again")
     return study

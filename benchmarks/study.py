@@ -24,7 +24,7 @@ from bitplane.benchmarks.measuring import statistics
 from bitplane.benchmarks.measuring.machine import describe_machine
 from bitplane.benchmarks.measuring.process import cold_starts
 from bitplane.benchmarks.measuring.rounds import Measured, Turns, take_turns
-from bitplane.benchmarks.results import Group, Offline, Row, Start, Study
+from bitplane.benchmarks.results import Group, Method, Offline, Row, Start, Study
 
 OFFLINE_SECONDS = 0.25
 """Length of a turn with many images at hand."""
@@ -89,10 +89,9 @@ def _measure(g: GroupPlan, how: Measure, images: Images, candidates: list[Candid
     if not g.layers:
         rows = _with_starts(_with_offline(rows, g, how, able, counts[-1]), able, how.starts)
     assert conditions is not None
-    method = {"rounds": how.rounds, "seconds": how.seconds, "starts": how.starts, "batch": how.batch_size}
+    method = Method(float(how.rounds), how.seconds, float(how.starts), float(how.batch_size))
     date = datetime.now(UTC).date().isoformat()
-    as_floats = {k: float(v) for k, v in method.items()}
-    return Group(g.name, date, images.name, g.base(), describe_machine(), conditions, as_floats, rows)
+    return Group(g.name, date, images.name, g.base(), describe_machine(), conditions, method, rows)
 
 
 def _row(c: Candidate, threads: int, found: Measured, top1: float | None, tested: int) -> Row:

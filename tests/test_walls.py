@@ -21,12 +21,15 @@ MAY_IMPORT = {
     "bitplane.format": {"bitplane.errors", "numpy", "onnx"},
     "bitplane.pixels": {"bitplane.errors", "bitplane.format", "numpy", "PIL"},
     "bitplane.signature": {"bitplane.errors", "bitplane.format", "model_signing"},
+    "bitplane.documents": {"bitplane.errors", "bitplane.format", "msgspec"},
     "bitplane.cli": {"bitplane", "tyro", "numpy", "msgspec"},
     "bitplane.train": {
         "bitplane.errors",
         "bitplane.format.levels",
+        "bitplane.format.limits",
+        "bitplane.documents",
         "bitplane.pixels",
-        *("torch", "torchvision", "accelerate", "safetensors", "sklearn", "numpy", "tqdm", "filelock"),
+        *("msgspec", "torch", "torchvision", "accelerate", "safetensors", "sklearn", "numpy", "tqdm", "filelock"),
     },
     "bitplane.export": {
         *("bitplane.errors", "bitplane.format", "bitplane.export", "bitplane.signature"),
@@ -103,7 +106,8 @@ MAY_IMPORT = {
     },
     "bitplane.benchmarks": {
         *("bitplane.errors", "bitplane.format", "bitplane.train", "bitplane.export", "bitplane.runtime", "bitplane.benchmarks"),
-        *("numpy", "onnx", "onnxruntime", "torch", "tqdm", "matplotlib", "bokeh", "jinja2", "msgspec", "scipy"),
+        *("bitplane.documents", "numpy", "onnx", "onnxruntime", "torch", "tqdm"),
+        *("matplotlib", "bokeh", "jinja2", "msgspec", "scipy"),
     },
     "bitplane.benchmarks.peers": {
         *("bitplane.errors", "bitplane.format", "bitplane.train", "bitplane.runtime", "bitplane.benchmarks"),

@@ -16,15 +16,37 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict, TypeVar
 
+import msgspec
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bitplane.train.config import DataConfig, ModelConfig, OptimizerConfig, RecipeConfig, TrainConfig
+from bitplane import documents
+from bitplane.train.config import MOST, DataConfig, ModelConfig, OptimizerConfig, RecipeConfig, TrainConfig
 from bitplane.train.errors import CheckpointError, ConfigError
 from bitplane.train.models import ResNet, build_model
+
+T = TypeVar("T")
+DOCUMENT = documents.Kind("a file of a run of this version of bitplane", "restore it or train again", CheckpointError)
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Epochs = Annotated[int, msgspec.Meta(ge=1, le=MOST)]
+
+
+class Result(TypedDict):
+    """What RUN/final/result.json holds: figures of the last epoch, and what the run was."""
+
+    test_top1: Share
+    test_loss: NotRequired[float]
+    train_top1: NotRequired[Share]
+    train_loss: float
+    epochs: Epochs
+    classes: NotRequired[list[str]]
+    dataset: NotRequired[str]
+    seconds: Annotated[float, msgspec.Meta(ge=0)]
+    device: str
+    torch: str
 
 
 @contextmanager
@@ -141,9 +163,10 @@ def read_config(run: Path) -> TrainConfig:
         CheckpointError: missing or damaged.
     """
     path = run / "config.json"
+    values = read_json(path, dict[str, Any])
     try:
-        return TrainConfig(**{k: _config_value(k, v) for k, v in dict(read_json(path)).items()})
-    except (TypeError, ValueError, ConfigError) as e:
+        return TrainConfig(**{k: _config_value(k, v) for k, v in values.items()})
+    except (TypeError, ConfigError) as e:
         raise CheckpointError(f"{path}: not the configuration of a run of this version of bitplane ({e})") from e
 
 
@@ -152,19 +175,31 @@ _PARTS = {"model": ModelConfig, "data": DataConfig, "optimizer": OptimizerConfig
 
 def _config_value(key: str, value: Any) -> Any:
     part = _PARTS.get(key)
-    return part(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}) if part else value
+    if part is None:
+        return value
+    if not isinstance(value, dict):
+        raise ConfigError(f"`{key}` must be an object")
+    return part(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file of a run."""
-    try:
-        return json.loads(path.read_text())
-    except OSError as e:
-        raise CheckpointError(
-            f"{path}: missing or unreadable; is {path.parent} a run of `bitplane train`, and finished?"
-        ) from e
-    except ValueError as e:
-        raise CheckpointError(f"{path}: damaged JSON ({e}); restore the file or train again") from e
+def read_json(path: Path, form: type[T]) -> T:
+    """Read a JSON file of a run.
+
+    Raises:
+        CheckpointError: missing, damaged, or not of the type `form`.
+    """
+    if not path.exists():
+        raise CheckpointError(f"{path}: is missing; is {path.parent} a run of `bitplane train`, and finished?")
+    return documents.read_json(path, form, DOCUMENT)
+
+
+def read_result(run: Path) -> Result:
+    """Read the result of a finished run.
+
+    Raises:
+        CheckpointError: unfinished or damaged.
+    """
+    return read_json(run / "final" / "result.json", Result)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -211,14 +246,14 @@ def load_weights(model: ResNet, path: Path, *, lenient: bool = False) -> list[st
     return sorted(own.keys() - usable.keys())
 
 
-def load_final(run: Path) -> tuple[ResNet, TrainConfig, dict[str, Any]]:
+def load_final(run: Path) -> tuple[ResNet, TrainConfig, Result]:
     """The finished network of a run in eval mode, its configuration, and its result.
 
     Raises:
         CheckpointError: the run is missing, unfinished, damaged, or of another model.
     """
     config = read_config(run)
-    result = read_json(run / "final" / "result.json")
+    result = read_result(run)
     model = build_model(config.model)
     load_weights(model, run / "final" / "model.safetensors")
     return model.eval(), config, result

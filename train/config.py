@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, get_args
 
+from bitplane.format.limits import MAX_SIDE
 from bitplane.train.errors import ConfigError
 from bitplane.train.tables import names_of
 from bitplane.train.validation import check_fields
@@ -19,6 +20,8 @@ MethodName = Literal[
 ]  # fmt: skip
 Weights = Literal["binary", "ternary", "quaternary", "float"]
 Activations = Literal[32, 8, 4, 2, 1]
+MOST = 1_000_000_000
+"""Of epochs, images, classes and so on: more is a slip, and what is computed from it stays exact."""
 ScaleOption = Literal["none", "layer", "channel", "two-sided"]
 
 
@@ -91,7 +94,7 @@ class ModelConfig:
     pixel_scale: float = 64.0
 
     def __post_init__(self) -> None:
-        many = (1, math.inf)
+        many = (1, MOST)
         check_fields(self, classes=many, channels=many, zero_point=(0, 255), pixel_scale=(1e-6, math.inf))
         if self.model not in ARCHITECTURES:
             raise ConfigError(f"model '{self.model}' is unknown; choose one of {', '.join(ARCHITECTURES)}")
@@ -128,7 +131,7 @@ class DataConfig:
     holdout: int = 0
 
     def __post_init__(self) -> None:
-        check_fields(self, size=(0, math.inf), holdout=(0, math.inf))
+        check_fields(self, size=(0, MAX_SIDE), holdout=(0, MOST))
 
 
 @dataclass(frozen=True)
@@ -203,7 +206,7 @@ class RecipeConfig:
     reestimate: int = 0
 
     def __post_init__(self) -> None:
-        share, many = (0, 1), (0, math.inf)
+        share, many = (0, 1), (0, MOST)
         check_fields(self, distillation=share, temperature=(1e-3, math.inf), label_smoothing=share, reestimate=many)
         for bits in self.earlier_bits:
             if not 2 <= bits <= 8:
@@ -245,7 +248,7 @@ class TrainConfig:
     tracker: str = "none"
 
     def __post_init__(self) -> None:
-        many = (1, math.inf)
+        many = (1, MOST)
         check_fields(
             self,
             epochs=many,

@@ -27,7 +27,7 @@ from bitplane.train.checkpoint import (
     checkpoints,
     newest_checkpoint,
     read_config,
-    read_json,
+    read_result,
     save_checkpoint,
     write_config,
     write_folder,
@@ -110,7 +110,7 @@ def train_held(
     if tracker:
         with writing(run):
             session.accelerator.end_training()
-    return dict(read_json(run / "final" / "result.json"))
+    return dict(read_result(run))
 
 
 class TrainingPass:

@@ -6,7 +6,9 @@ state.json is a `Progress`.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +17,9 @@ from bitplane.train.checkpoint import load_weights, read_json, read_tensors
 from bitplane.train.errors import CheckpointError
 from bitplane.train.models import ResNet
 from bitplane.train.optimizer import ProxOptimizer
+
+Whole = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+Real = Annotated[float, msgspec.Meta(ge=0)]
 
 
 @dataclass
@@ -30,12 +35,12 @@ class Progress:
         bits: present bits of the learned steps; 0 where there are none.
     """
 
-    epoch: int = 0
-    step: int = 0
-    average_weight: float = 0.0
-    seconds: float = 0.0
-    processes: int = 1
-    bits: int = 0
+    epoch: Whole = 0
+    step: Whole = 0
+    average_weight: Real = 0.0
+    seconds: Real = 0.0
+    processes: Annotated[int, msgspec.Meta(ge=1)] = 1
+    bits: Annotated[int, msgspec.Meta(ge=0, le=8)] = 0
 
 
 def optimizer_tensors(model: nn.Module, optimizer: ProxOptimizer) -> dict[str, Tensor]:
@@ -57,7 +62,7 @@ def restore(model: ResNet, optimizer: ProxOptimizer, folder: Path, processes: in
     Raises:
         CheckpointError: damaged, of another model, or of a run with another number of processes.
     """
-    progress = Progress(**read_json(folder / "state.json"))
+    progress = read_json(folder / "state.json", Progress)
     if progress.processes != processes:
         raise CheckpointError(
             f"{folder}: was written by {progress.processes} processes, not {processes}; resume with accelerate launch"

@@ -85,8 +85,8 @@ def method_sentences(g: Group) -> str:
     features = ", ".join(m.features) or "no features known"
     return (
         f"{g.date}, {m.cpu}, {m.processors} processors, {features}; {m.system}, Python {m.python}, governor {m.governor}. "
-        f"{how['rounds']:g} rounds of {1000 * how['seconds']:g} ms turns; cold start: median of {how['starts']:g} fresh"
-        f" processes with warm disk caches; throughput in calls of {how['batch']:g} images."
+        f"{how.rounds:g} rounds of {1000 * how.seconds:g} ms turns; cold start: median of {how.starts:g} fresh"
+        f" processes with warm disk caches; throughput in calls of {how.batch:g} images."
     )
 
 

@@ -8,6 +8,9 @@ from tyro.conf import Positional
 from bitplane.cli.options import JsonFile, OutputPath
 from bitplane.cli.output import UsageError, make_folder, say, write_bytes, write_json, write_text
 
+MAX_PAGE = 1 << 26
+"""Bytes of the largest Markdown file read."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -45,7 +48,12 @@ def run(options: Options) -> None:
 
 
 def _read(page: Path) -> str:
+    from bitplane.format.errors import FileError
+    from bitplane.format.files import read_file
+
     try:
-        return page.read_text()
-    except (OSError, UnicodeDecodeError) as e:
+        return read_file(page, MAX_PAGE).decode()
+    except FileError as e:
+        raise UsageError(f"--refresh {page}: {e}; give a Markdown file") from None
+    except UnicodeDecodeError as e:
         raise UsageError(f"--refresh {page}: not a readable Markdown file ({e})") from e

@@ -13,6 +13,8 @@ MAX_CHANNELS = 1 << 20
 """Most channels of a tensor: a file can ask for them without holding a weight for each."""
 MAX_STRIDE = 1 << 16
 """Largest stride."""
+MAX_SIDE = 1 << 14
+"""Pixels of a side, and channels, of an image."""
 MAX_WORK = 1 << 42
 """Most operations (multiply-adds, comparisons of a pool, elements of anything else) that one image may take: some minutes."""
 MAX_MEMORY = 1 << 32

@@ -14,6 +14,7 @@ from typing import Any, Literal, NoReturn, get_args
 
 from bitplane.format import names as fmt
 from bitplane.format.errors import MetadataError
+from bitplane.format.limits import MAX_SIDE
 from bitplane.format.text import plain
 
 MAX_TEXT = 1_000
@@ -23,8 +24,6 @@ MAX_JSON = 1 << 24
 MAX_DEPTH = 4
 """Of brackets in a JSON value; known ones have two."""
 MAX_CLASSES = 1 << 20
-MAX_SIDE = 1 << 14
-"""Pixels of a side, and image channels."""
 MAX_PIXELS = 1 << 28
 """Values of one image, as `bitplane.runtime` bounds a tensor."""
 

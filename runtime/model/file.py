@@ -4,12 +4,13 @@ What is checked here are the bytes that are parsed afterwards; no path is read t
 """
 
 import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from bitplane.format import files
 from bitplane.format import names as fmt
 from bitplane.format.checksums import file_sha256
+from bitplane.format.errors import FileError
 from bitplane.format.limits import MAX_FILE
 from bitplane.format.text import plain
 from bitplane.runtime.errors import InputError, ModelError
@@ -58,19 +59,9 @@ def read_file(source: str | Path | bytes, verify_key: str | os.PathLike[str] | N
 def _read(path: Path, label: str) -> bytes:
     """The bytes of a regular file, opened once and read as far as it goes."""
     try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))  # a pipe would block
-        with open(handle, "rb") as file:
-            found = os.fstat(handle)
-            if not stat.S_ISREG(found.st_mode):
-                raise ModelError(f"{label}: is not a regular file; give the path of a packed file, or its bytes")
-            if found.st_size > MAX_FILE:
-                raise ModelError(f"{label}: has {found.st_size} bytes, at most {MAX_FILE} are read; is it a packed file?")
-            return file.read(found.st_size)
-    except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ModelError(f"{label}: cannot be read ({reason}); check the path") from None
-    except MemoryError:
-        raise ModelError(f"{label}: is larger than the memory that this process can have") from None
+        return files.read_file(path, MAX_FILE)
+    except FileError as error:
+        raise ModelError(f"{label}: {error}; give the path of a packed file, or its bytes") from None
 
 
 def _check_digest(data: bytes, label: str) -> str | None:

@@ -133,7 +133,7 @@ def test_the_documented_schema_is_that_of_the_code():
     [
         ("{", "not a study's results"),
         ('{"title": "t"}', "missing required field `about`"),
-        ('{"title": "t", "about": "", "groups": [{"name": 3}]}', r"Expected `str`, got `int` - at `\$.groups\[0\].name`"),
+        ('{"title": "t", "about": "", "groups": [{"name": 3}]}', r"expected `str`, got `int` - at `\$.groups\[0\].name`"),
         ('{"title": "t", "about": "", "groups": [], "version": 9}', "`version` is 9, this bitplane reads 1"),
     ],
 )
@@ -154,7 +154,7 @@ def test_a_file_that_holds_no_results_is_refused_in_one_line(tmp_path, text, mes
         (('layers = ["ternary/1 64x8"]', 'layers = ["binary/3 64x8"]'), "group 'layers': 'binary/3 64x8' is not of the form"),
         (('layers = ["ternary/1 64x8"]', ""), "group 'layers' needs exactly one of"),
         (('"LiteRT float32"', '"TVM"'), "group 'mini': no engine is called 'TVM'; there are bitplane"),
-        (('title = "Mini"', "title = "), "not a readable study description"),
+        (('title = "Mini"', "title = "), "not a study description"),
     ],
 )
 def test_a_description_that_cannot_be_used_is_refused_in_one_line(tmp_path, change, message):

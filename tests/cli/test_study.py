@@ -45,7 +45,7 @@ def test_recommend_names_a_network_within_the_limits(results, tmp_path, capsys):
     [
         (["--latency", "0.2"], "--latency 0.2: must be a duration such as 0.2ms, 300us or 1s"),
         (["--latency", "0ms"], "must be a duration"),
-        (["--accuracy", "0"], "--accuracy 0: must be between 0 and 100 percent"),
+        (["--accuracy", "101"], "--accuracy 101.0: must be at most 100"),
         (["--accuracy", "91"], "no network is within these limits; the fastest and the most accurate are"),
         (["--threads", "4"], "no network of known latency and accuracy at 4 threads"),
     ],
@@ -59,7 +59,7 @@ def test_recommend_refuses_in_one_line(results, capsys, options, words):
 
 def test_a_file_that_is_no_study_is_refused(tmp_path, capsys):
     assert main(["recommend", "--study", str(tmp_path / "none.json")]) == 2
-    assert "none.json: not a study's results" in capsys.readouterr().err
+    assert "none.json: cannot be read (No such file or directory); `bitplane study` writes one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("text", "ms"), [("0.2ms", 0.2), ("300us", 0.3), ("1s", 1000.0), (" 2 ms ", 2.0)])

@@ -20,6 +20,7 @@ def run(make_network, tmp_path):
     folder = tmp_path / "run"
     write_config(folder, TrainConfig(model.config, DataConfig("digits"), OptimizerConfig("rpc"), epochs=3))
     result = {"test_top1": 0.5, "epochs": 3, "classes": [str(i) for i in range(10)], "dataset": "digits"}
+    result |= {"train_loss": 1.5, "seconds": 9.5, "device": "cpu", "torch": "2"}
     write_folder(folder / "final", {"model": model.state_dict()}, {"result": result})
     return folder
 

@@ -1,20 +1,26 @@
 """A description of experiments as read from its file; `bitplane.train.experiments` shows the form."""
 
-import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
-from types import UnionType
-from typing import Any, TypeVar, get_origin, get_type_hints
+from typing import Annotated, Any
 
+import msgspec
+
+from bitplane.documents import Kind, read_toml
 from bitplane.train.errors import ConfigError
+
+DESCRIPTION = Kind("an experiment description", "help(bitplane.train.experiments) shows one", ConfigError)
 
 VARIANT = "variant"
 """An axis that is no option of a run: overrides give its names a meaning."""
 
+Scalar = bool | int | float | str
+Value = Scalar | list[Scalar]
+"""Of an option or an axis."""
 
-@dataclass(frozen=True)
-class Override:
+
+class Override(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What differs for the runs of a group whose axes have certain values.
 
     Attributes:
@@ -24,14 +30,13 @@ class Override:
         teacher: group whose runs are the teachers, in place of the group's; "" for none.
     """
 
-    when: Mapping[str, Any]
-    options: Mapping[str, Any] = field(default_factory=dict)
+    when: dict[str, Value]
+    options: dict[str, Value] = {}
     init: bool = True
     teacher: str | None = None
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Runs that differ along axes.
 
     Attributes:
@@ -44,17 +49,16 @@ class Group:
         override: exceptions, applied in their order.
     """
 
-    name: str
-    axes: Mapping[str, Any]
+    name: Annotated[str, msgspec.Meta(min_length=1)]
+    axes: dict[str, Annotated[list[Value], msgspec.Meta(min_length=1)]]
     columns: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: dict[str, Value] = {}
     init: str = ""
     teacher: str = ""
-    override: Sequence[Override] = ()
+    override: list[Override] = []
 
 
-@dataclass(frozen=True)
-class Reference:
+class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A published figure.
 
     Attributes:
@@ -64,8 +68,8 @@ class Reference:
     """
 
     group: str
-    when: Mapping[str, Any]
-    top1: float
+    when: dict[str, Value]
+    top1: Annotated[float, msgspec.Meta(ge=0, le=100)]
 
 
 @dataclass(frozen=True)
@@ -85,18 +89,17 @@ class Experiment:
     title: str
     about: str
     groups: Sequence[Group]
-    common: Mapping[str, Any]
+    common: Mapping[str, Value]
     references: Sequence[Reference]
 
 
-@dataclass(frozen=True)
-class _Document:
+class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # The top level of the file: names of fields are those of its tables.
     title: str
-    group: Sequence[Any]
+    group: Annotated[list[Group], msgspec.Meta(min_length=1)]
     about: str = ""
-    common: Mapping[str, Any] = field(default_factory=dict)
-    reference: Sequence[Any] = ()
+    common: dict[str, Value] = {}
+    reference: list[Reference] = []
 
 
 def read_experiment(path: Path) -> Experiment:
@@ -107,16 +110,11 @@ def read_experiment(path: Path) -> Experiment:
 
     Raises:
         ConfigError: the file is missing or no TOML, a table has an unknown, missing or mistyped field, or names what does not
-            exist; the message names file, table, field and the fields that there are.
+            exist; the message names the file and the place in it.
     """
+    document = read_toml(path, _Document, DESCRIPTION)
+    groups, references = document.group, document.reference
     try:
-        values = tomllib.loads(path.read_text())
-    except (OSError, ValueError) as e:
-        raise ConfigError(f"{path}: not a readable experiment description ({e})") from e
-    try:
-        document = _table(_Document, values, "description")
-        groups = [_group(values, i) for i, values in enumerate(document.group, 1)]
-        references = [_table(Reference, values, f"reference {i}") for i, values in enumerate(document.reference, 1)]
         _check_groups(groups)
         for i, reference in enumerate(references, 1):
             group = next((g for g in groups if g.name == reference.group), None)
@@ -133,20 +131,7 @@ def matches(when: Mapping[str, Any], axes: Mapping[str, Any]) -> bool:
     return all(axes.get(k) == v for k, v in when.items())
 
 
-def _group(values: Any, number: int) -> Group:
-    named = isinstance(values, dict) and isinstance(values.get("name"), str)
-    where = f"group '{values['name']}'" if named else f"group {number}"
-    group = _table(Group, values, where)
-    for axis, choices in group.axes.items():
-        if not (isinstance(choices, list) and choices):
-            raise ConfigError(f"{where}: axis `{axis}` (={choices!r}) must be a list of values")
-    override = [_table(Override, o, f"{where}, override {i}") for i, o in enumerate(group.override, 1)]
-    return replace(group, override=override)
-
-
 def _check_groups(groups: Sequence[Group]) -> None:
-    if not groups:
-        raise ConfigError("description: needs at least one group")
     names = [g.name for g in groups]
     for i, g in enumerate(groups):
         where, before = f"group '{g.name}'", names[:i]
@@ -169,34 +154,3 @@ def _check_when(when: Mapping[str, Any], group: Group, where: str) -> None:
             raise ConfigError(
                 f"{where}: `when` asks for '{axis}', which is no axis of group '{group.name}'; they are {', '.join(group.axes)}"
             )
-
-
-Row = TypeVar("Row")
-
-_KINDS = {
-    str: (str, "text"),
-    UnionType: (str, "text"),  # str | None: a table that lacks the field
-    bool: (bool, "true or false"),
-    float: (int | float, "a number"),
-    Mapping: (dict, "a table"),
-    Sequence: (list, "an array"),
-}
-
-
-def _table(row: type[Row], values: Any, where: str) -> Row:
-    """The dataclass `row` of a table; a ConfigError names the field that is unknown, missing or of another type."""
-    known = {f.name: f for f in fields(row)}  # type: ignore[arg-type]
-    if not isinstance(values, dict):
-        raise ConfigError(f"{where}: must be a table with the fields {', '.join(known)}")
-    for name in values:
-        if name not in known:
-            raise ConfigError(f"{where}: `{name}` is not a field; the fields are {', '.join(known)}")
-    for name, f in known.items():
-        if name not in values and f.default is MISSING and f.default_factory is MISSING:
-            raise ConfigError(f"{where}: `{name}` is missing; the fields are {', '.join(known)}")
-    hints = get_type_hints(row)
-    for name, value in values.items():
-        kind, words = _KINDS[get_origin(hints[name]) or hints[name]]
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise ConfigError(f"{where}: `{name}` (={value!r}) must be {words}")
-    return row(**values)

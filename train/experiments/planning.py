@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from bitplane.train.config import TrainConfig, from_options
@@ -57,6 +57,8 @@ def plan(experiment: Experiment, output: Path, options: Mapping[str, Any], init:
                 raise ConfigError(f"{experiment.path}: group '{g.name}': {e}") from e
             name = "-".join(f"{k[0]}{v}" if not isinstance(v, str) else v for k, v in axes.items())
             folder = f"{g.name}/{name}-e{config.epochs}".replace(" ", "-")
+            if (parts := PurePath(folder)).is_absolute() or ".." in parts.parts or "\0" in folder:
+                raise ConfigError(f"{experiment.path}: group '{g.name}': the folder '{folder}' would leave the output")
             planned.append(Planned(g, axes, config, output / folder, source.get(start)))
     return planned
 

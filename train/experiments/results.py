@@ -9,12 +9,24 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
-from bitplane.train.checkpoint import read_json
+import msgspec
+
+from bitplane.documents import Kind, read_json
+from bitplane.train.checkpoint import Epochs, Share, read_result
 from bitplane.train.errors import CheckpointError
-from bitplane.train.experiments.description import Experiment, Group, matches
+from bitplane.train.experiments.description import Experiment, Group, Value, matches
 from bitplane.train.experiments.planning import Planned
+
+RESULTS = Kind("a results file of `bitplane experiments`", "give another --json, or remove it", CheckpointError)
+
+
+class Begun(TypedDict, total=False):
+    """The run that a run started from: its top-1 accuracy and epochs, or nothing."""
+
+    top1: Share
+    epochs: Epochs
 
 
 @dataclass(frozen=True)
@@ -34,19 +46,25 @@ class Record:
     """
 
     group: str
-    axes: dict[str, Any]
-    epochs: int
-    top1: float
+    axes: dict[str, Value]
+    epochs: Epochs
+    top1: Share
     train_loss: float
-    seconds: float
+    seconds: Annotated[float, msgspec.Meta(ge=0)]
     device: str
     torch: str
-    init: dict[str, Any] = field(default_factory=dict)
+    init: Begun = field(default_factory=Begun)
 
     @property
     def key(self) -> str:
         """What a record replaces an older one by."""
         return json.dumps([self.group, self.axes, self.epochs], sort_keys=True)
+
+
+@dataclass(frozen=True)
+class _Document:
+    title: str
+    runs: list[Record]
 
 
 def collect(planned: list[Planned]) -> list[Record]:
@@ -55,11 +73,11 @@ def collect(planned: list[Planned]) -> list[Record]:
     for p in planned:
         if not (p.folder / "final" / "result.json").exists():
             continue
-        result = read_json(p.folder / "final" / "result.json")
-        begun: dict[str, Any] = {}
+        result = read_result(p.folder)
+        begun = Begun()
         if p.start is not None:
-            first = read_json(p.start / "final" / "result.json")
-            begun = {"top1": first["test_top1"], "epochs": first["epochs"]}
+            first = read_result(p.start)
+            begun = Begun(top1=first["test_top1"], epochs=first["epochs"])
         records.append(
             Record(
                 p.group.name, p.axes, result["epochs"], result["test_top1"], result["train_loss"], result["seconds"],
@@ -77,10 +95,7 @@ def read_records(path: Path) -> list[Record]:
     """
     if not path.exists():
         return []
-    try:
-        return [Record(**r) for r in read_json(path)["runs"]]
-    except (TypeError, KeyError) as e:
-        raise CheckpointError(f"{path}: not a results file of `bitplane experiments` ({e})") from e
+    return read_json(path, _Document, RESULTS).runs
 
 
 def merge(old: list[Record], new: list[Record]) -> list[Record]:
@@ -104,10 +119,11 @@ def page(experiment: Experiment, records: list[Record]) -> str:
 
 
 def _table(experiment: Experiment, g: Group, records: list[Record], epochs: int) -> Iterator[str]:
-    columns = [c for c in g.axes[g.columns] if any(r.axes[g.columns] == c for r in records)]
+    columns = [c for c in g.axes[g.columns] if any(r.axes.get(g.columns) == c for r in records)]
     rows = [k for k in g.axes if k not in ("seed", g.columns)]
     yield from (f"## {g.name[0].upper()}{g.name[1:]}, {epochs} epoch{'s' * (epochs != 1)}", "")
-    starts = sorted({(round(100 * r.init["top1"], 2), r.init["epochs"]) for r in records if r.init})
+    begun = [r.init for r in records if "top1" in r.init and "epochs" in r.init]
+    starts = sorted({(round(100 * b["top1"], 2), b["epochs"]) for b in begun})
     if starts:
         yield "Started from " + ", ".join(f"a network of {t:.2f} % ({e} epochs)" for t, e in starts) + "."
     devices = sorted({f"{r.device}, torch {r.torch}" for r in records})

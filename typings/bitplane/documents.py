@@ -1,0 +1,1 @@
+../../bitplane/documents.py
