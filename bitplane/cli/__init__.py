@@ -5,7 +5,7 @@ import importlib
 import os
 import sys
 
-from bitplane.cli.arguments import remembered
+from bitplane.cli.arguments import parse, remembered
 from bitplane.cli.output import UsageError, complain, say
 from bitplane.errors import BitplaneError
 
@@ -26,7 +26,8 @@ def main(argv: list[str] | None = None) -> int:
         argv: arguments; default: the process's.
 
     Returns:
-        Exit code: 0; 2 after a user's mistake, which is one line on standard error; 130 after an interrupt; 141 if nobody reads
+        Exit code: 0; 2 after a user's mistake, which is one line on standard error (words that are no options: what the parser
+        says, with the option's help); 130 after an interrupt; 141 if nobody reads
         the output.
     """
     arguments = sys.argv[1:] if argv is None else argv
@@ -61,11 +62,9 @@ def _command(arguments: list[str]) -> int:
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, 1) or [", ".join(COMMANDS)]
         raise UsageError(f"no command is called '{name}'; did you mean {near[0]}? `bitplane --help` lists them")
-    import tyro
-
     module = importlib.import_module(f"bitplane.cli.{name}")
     try:
-        options = tyro.cli(module.Options, prog=f"bitplane {name}", args=rest, config=(tyro.conf.OmitArgPrefixes,))
+        options = parse(module.Options, f"bitplane {name}", rest)
     except SystemExit as e:  # after --help, or an argument that is not one
         return int(e.code or 0)
     with remembered(rest):

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
-from bitplane.cli.options import DataOptions, JsonFile
-from bitplane.cli.output import UsageError, at_least, say, say_table, write_bytes, write_json, write_text
+from bitplane.cli.options import Count, DataOptions, JsonFile
+from bitplane.cli.output import UsageError, say, say_table, write_bytes, write_json, write_text
 
 if TYPE_CHECKING:
     from bitplane.benchmarks.results import Group
@@ -42,8 +42,8 @@ class Options:
     profile: Path | None = None
     float_model: Path | None = None
     images: DataOptions = field(default_factory=DataOptions)
-    threads: tuple[int, ...] = ()
-    batch_size: int = 32
+    threads: tuple[Count, ...] = ()
+    batch_size: Count = 32
     against: tuple[str, ...] = ("onnxruntime float32", "onnxruntime int8")
     json: JsonFile = None
     plot: Path | None = None
@@ -145,9 +145,6 @@ def _compare(options: Options) -> None:
     from bitplane.benchmarks.report.plot import draw
     from bitplane.benchmarks.results import one_group, to_json
 
-    for count in options.threads:
-        at_least("--threads", count, 1)
-    at_least("--batch-size", options.batch_size, 1)
     if options.plot and options.images.data is None:
         raise UsageError(f"{options.plot}: a picture of accuracy over latency needs --data")
     images = ImageSource(options.images.load).images if options.images.data is not None else None

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bitplane.cli.bench import say_group
-from bitplane.cli.options import JsonFile
-from bitplane.cli.output import at_least, make_folder, say, write_text
+from bitplane.cli.options import Count, JsonFile
+from bitplane.cli.output import make_folder, say, write_text
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Options:
     """
 
     output: Path | None = None
-    epochs: int = 30
+    epochs: Count = 30
     json: JsonFile = None
 
 
@@ -34,7 +34,6 @@ def run(options: Options) -> None:
     from bitplane.train.config import DataConfig
     from bitplane.train.data import load_data
 
-    at_least("--epochs", options.epochs, 1)
     if options.output:
         make_folder(options.output)
     start = time.perf_counter()

@@ -1,12 +1,15 @@
 """`bitplane eval`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bitplane.cli.options import DATA_SETS, DataOptions, JsonFile, Model
-from bitplane.cli.output import UsageError, at_least, say, write_json
+from bitplane.cli.options import DATA_SETS, CountOrNone, DataOptions, JsonFile, Model
+from bitplane.cli.output import UsageError, say, write_json
+from bitplane.errors import BitplaneError
+from bitplane.format.text import plain
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +36,7 @@ class Options:
     model: Model
     images: DataOptions = field(default_factory=lambda: DataOptions("digits"))
     engine: Literal["bitplane", "onnxruntime"] = "bitplane"
-    agreement: int = 0
+    agreement: CountOrNone = 0
     json: JsonFile = None
 
 
@@ -41,16 +44,29 @@ def run(options: Options) -> None:
     """Run all test images."""
     from bitplane.benchmarks.measuring.timing import accuracy
 
-    at_least("--agreement", options.agreement, 0)
-    session = _open(options.model, options.engine)
-    images, labels = _test_images(options, session)
-    name = session.get_inputs()[0].name
-    top1 = accuracy(lambda x: session.run(None, {name: x})[0], images, labels)
+    with _refusals(options):
+        session = _open(options.model, options.engine)
+        images, labels = _test_images(options, session)
+        name = session.get_inputs()[0].name
+        top1 = accuracy(lambda x: session.run(None, {name: x})[0], images, labels)
     say(f"{options.model}: top-1 {100 * top1:.2f} % on {len(labels)} images ({options.engine})")
     document: dict[str, Any] = {"top1": top1, "images": len(labels), "engine": options.engine}
     if options.agreement > 0:
         document["agreement"] = _agreement(options.model, images, options.agreement)
     write_json(options.json, document)
+
+
+@contextmanager
+def _refusals(options: Options) -> Iterator[None]:
+    """Whatever onnxruntime raises at a file or at images is a refusal of them."""
+    try:
+        yield
+    except (BitplaneError, OSError, MemoryError):
+        raise
+    except Exception as e:
+        if options.engine != "onnxruntime":
+            raise
+        raise UsageError(f"{options.model}: onnxruntime does not run it on these images ({plain(str(e))})") from e
 
 
 def _test_images(options: Options, session: Any) -> "tuple[np.ndarray, np.ndarray]":

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
-from bitplane.cli.options import JsonFile, OutputPath
+from bitplane.cli.options import Count, JsonFile, OutputPath
 from bitplane.cli.output import UsageError, say, write_json, write_text
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Options:
     description: Positional[Path]
     output: OutputPath
     only: tuple[str, ...] = ()
-    epochs: int | None = None
+    epochs: Count | None = None
     data: str | None = None
     data_dir: str | None = None
     download: bool = False

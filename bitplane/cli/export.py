@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from bitplane.cli.options import DATA_SETS, JsonFile, OutputPath
-from bitplane.cli.output import UsageError, at_least, say, write_json
+from bitplane.cli.options import DATA_SETS, Count, JsonFile, OutputPath, Pixel, Side, Spread
+from bitplane.cli.output import UsageError, say, write_json
 
 if TYPE_CHECKING:
     from bitplane.export import ExportReport
@@ -30,7 +30,7 @@ class SampleOptions:
 
     data: str | None = None
     data_dir: str = "data"
-    size: tuple[int, ...] = ()
+    size: tuple[Side, ...] = ()
     channels: Literal[1, 3] = 3
     download: bool = False
 
@@ -70,9 +70,9 @@ class Options:
     keep: tuple[str, ...] = ()
     edges: Literal[8, 32] = 8
     images: SampleOptions = field(default_factory=SampleOptions)
-    samples: int = 256
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
+    samples: Count = 256
+    mean: tuple[Pixel, ...] = ()
+    std: tuple[Spread, ...] = ()
     force: bool = False
     allow_unrunnable: bool = False
     sign: Annotated[Path | None, arg(metavar="KEY")] = None
@@ -100,7 +100,6 @@ def run(options: Options) -> None:
 def _export(o: Options) -> "ExportReport":
     from bitplane.export import Quantization, export_file, export_run
 
-    at_least("--samples", o.samples, 1)
     how = Quantization(o.weights, o.activations, o.calibration, o.correction, o.keep, o.edges)
     if o.source.suffix not in FILES:
         options: dict[str, Any] = {"force": o.force, "allow_unrunnable": o.allow_unrunnable, "sign_key": o.sign}
@@ -128,7 +127,7 @@ def _samples(o: SampleOptions, data: str, count: int) -> tuple[Any, str]:
     if data in DATA_SETS or not root.is_dir():
         loaded = load_data(DataConfig(data, o.data_dir, o.download))
         return evenly_spaced(loaded.train.images, count), loaded.name
-    if len(o.size) > 2 or any(side < 1 for side in o.size):
+    if len(o.size) > 2:
         raise UsageError(f"--size {' '.join(map(str, o.size))}: give one side, or height and width")
     size = (o.size[0], o.size[-1]) if o.size else None
     return sample_folder(root, count, PixelForm(size, o.channels)), root.absolute().name

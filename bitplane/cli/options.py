@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
+from bitplane.cli.arguments import Within
+from bitplane.format.limits import MAX_SIDE
+
 if TYPE_CHECKING:
     from bitplane.train.config import DataConfig
     from bitplane.train.data import Dataset
@@ -17,6 +20,23 @@ OutputPath = Annotated[Path, arg(aliases=["-o"])]
 Model = Positional[Path]
 """A packed file."""
 
+
+# Numbers: their ranges are checked in one place (`arguments.check_ranges`), before a command begins.
+Count = Annotated[int, Within(1, 1_000_000)]
+"""Of images, rounds, epochs or threads."""
+CountOrNone = Annotated[int, Within(0, 1_000_000)]
+"""0 for none."""
+Side = Annotated[int, Within(1, MAX_SIDE)]
+"""Pixels of a side."""
+SideOrOwn = Annotated[int, Within(0, MAX_SIDE)]
+"""Pixels of a side; 0 for an image's own."""
+Percent = Annotated[float, Within(0, 100)]
+Pixel = Annotated[float, Within(0, 255)]
+"""Mean of pixel values."""
+Spread = Annotated[float, Within(1e-6, 1e6)]
+"""Standard deviation of pixel values."""
+Bytes = Annotated[int, Within(1, 1 << 40)]
+"""Size of a file."""
 
 DATA_SETS = ("digits", "cifar10", "cifar100")
 """Names of data sets; any other name is a folder's path."""
@@ -36,7 +56,7 @@ class DataOptions:
 
     data: str | None = None
     data_dir: str = "data"
-    size: int = 0
+    size: SideOrOwn = 0
     download: bool = False
 
     def config(self, name: str = "") -> "DataConfig":

@@ -22,16 +22,6 @@ class UsageError(BitplaneError):
     """An argument that cannot be used."""
 
 
-def at_least(option: str, value: float, least: float) -> None:
-    """Refuse a number that is too small.
-
-    Raises:
-        UsageError: it is below `least`.
-    """
-    if not value >= least:
-        raise UsageError(f"{option} {value:g}: must be at least {least:g}")
-
-
 def say(line: str = "") -> None:
     """Print one line; what is not printable in it, a line break too, is spelled."""
     print(plain(line, MAX_LINE))
@@ -40,6 +30,12 @@ def say(line: str = "") -> None:
 def complain(line: str) -> None:
     """Print one line on standard error, after the program's name; white space of any length becomes one space."""
     print(f"bitplane: {plain(' '.join(line.split()), MAX_LINE)}", file=sys.stderr)
+
+
+def show_refusal(text: str) -> None:
+    """Print what the parser says of words that are no options, on standard error; it quotes them."""
+    for line in text.splitlines():
+        print(plain(line, MAX_LINE), file=sys.stderr)
 
 
 def say_table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: set[int]) -> None:

@@ -4,7 +4,7 @@ import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bitplane.cli.options import JsonFile
+from bitplane.cli.options import Bytes, Count, JsonFile, Percent
 from bitplane.cli.output import UsageError, say, write_json
 
 
@@ -23,9 +23,9 @@ class Options:
 
     study: Path = Path("docs/study/study.json")
     latency: str | None = None
-    accuracy: float | None = None
-    size: int | None = None
-    threads: int = 1
+    accuracy: Percent | None = None
+    size: Bytes | None = None
+    threads: Count = 1
     json: JsonFile = None
 
 
@@ -35,8 +35,6 @@ def run(options: Options) -> None:
     from bitplane.benchmarks.report.tables import cells, columns
     from bitplane.benchmarks.results import read_study
 
-    if options.accuracy is not None and not 0 < options.accuracy <= 100:
-        raise UsageError(f"--accuracy {options.accuracy:g}: must be between 0 and 100 percent")
     chosen = recommend(
         read_study(options.study),
         latency_ms=None if options.latency is None else milliseconds(options.latency),

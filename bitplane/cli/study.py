@@ -6,8 +6,8 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from bitplane.cli.bench import say_group
-from bitplane.cli.options import DataOptions, JsonFile, OutputPath
-from bitplane.cli.output import UsageError, at_least, make_folder, say, write_bytes, write_text
+from bitplane.cli.options import Count, DataOptions, JsonFile, OutputPath
+from bitplane.cli.output import UsageError, make_folder, say, write_bytes, write_text
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Options:
     output: OutputPath
     only: tuple[str, ...] = ()
     images: DataOptions = field(default_factory=DataOptions)
-    rounds: int | None = None
+    rounds: Count | None = None
     work: Path | None = None
     json: JsonFile = None
 
@@ -47,7 +47,6 @@ def run(options: Options) -> None:
     if unknown := [n for n in options.only if n not in names]:
         raise UsageError(f"--only {unknown[0]}: no group of {options.description} is called so; there are {', '.join(names)}")
     if options.rounds is not None:
-        at_least("--rounds", options.rounds, 1)
         plan = plan.with_rounds(options.rounds)
     make_folder(options.output)
     stored = options.output / "study.json"
