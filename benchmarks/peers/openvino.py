@@ -57,7 +57,9 @@ def convert(source: Path, images: npt.NDArray[np.uint8], out: Path, variant: str
         import onnx
         import onnx.inliner
 
-        onnx.save(onnx.inliner.inline_local_functions(onnx.load(source)), out)
+        from bitplane.format.checksums import serialize
+
+        out.write_bytes(serialize(onnx.inliner.inline_local_functions(onnx.load(source))))
         return
     import nncf
 
