@@ -11,6 +11,7 @@ can fail happens before any part has started, and a call that has started cannot
 """
 
 import os
+import queue
 import threading
 import weakref
 from typing import Any, NamedTuple
@@ -28,10 +29,18 @@ LOOKS = 4000
 """Times a worker looks at its mailbox before it sleeps, half of them with a yield between: 0.8 ms on a Zen 5 by itself."""
 
 
+CALL = 0
+"""What a worker is told of a call; whatever else it is told ends it."""
+
+
 class Worker:
-    """A thread that runs the walker when a call says so.
+    """A thread that runs the walker when a call says so, and ends with its executor.
+
+    Both are told to it through a queue whose `put` is one step of the interpreter: an interrupt comes before or after it. The
+    thread itself watches its executor, by a weak reference, so wherever an interrupt ends the caller nobody has to be closed.
 
     Args:
+        owner: the executor.
         run_plan: the compiled walker.
         mail: its mailbox, int64 [MAILBOX].
         looks: times it looks at the mailbox before it sleeps.
@@ -40,37 +49,32 @@ class Worker:
         RuntimeError: the thread cannot be started.
     """
 
-    def __init__(self, run_plan: RunPlan, mail: NDArray[np.int64], looks: int) -> None:
-        self._run_plan, self._mail, self._looks = run_plan, mail, looks
-        self._announced = 0  # calls
-        self._closed = False
-        self._process = os.getpid()
-        self._news = threading.Condition()
-        threading.Thread(target=self._serve, name="bitplane", daemon=True).start()
+    def __init__(self, owner: "Executor", run_plan: RunPlan, mail: NDArray[np.int64], looks: int) -> None:
+        self._news: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        arguments = run_plan, mail, looks, self._news, weakref.ref(owner, self._news.put)
+        threading.Thread(target=_serve, args=arguments, name="bitplane", daemon=True).start()
 
     def announce(self) -> None:
         """Be awake: a call will let the mailbox's sequence number grow."""
-        with self._news:
-            self._announced += 1
-            self._news.notify()
+        self._news.put(CALL)
 
     def close(self) -> None:
         """End the thread, when it is done with what it does."""
-        if self._process != os.getpid():
-            return  # a forked process has the lock, maybe locked for good, but not the thread
-        with self._news:
-            self._closed = True
-            self._news.notify()
+        self._news.put(None)
 
-    def _serve(self) -> None:
-        address, mail = self._mail.ctypes.data, self._mail
-        while True:
-            self._run_plan(*wait_for_mail(int(mail[f.MAIL_TAKEN]), self._looks, address))
-            with self._news:
-                while self._announced == mail[f.MAIL_TAKEN] and not self._closed:
-                    self._news.wait()
-                if self._closed:
-                    return
+
+def _serve(run_plan: RunPlan, mail: NDArray[np.int64], looks: int, news: "queue.SimpleQueue[Any]", _: Any) -> None:
+    """What a worker does; the last argument is the reference that tells of its executor's end, as long as it is held."""
+    address, announced = mail.ctypes.data, 0
+    while True:
+        run_plan(*wait_for_mail(int(mail[f.MAIL_TAKEN]), looks, address))
+        try:
+            while (told := news.get(block=announced == mail[f.MAIL_TAKEN])) == CALL:
+                announced += 1
+        except queue.Empty:
+            continue  # a call is announced, and its mail is still to come
+        del told
+        return
 
 
 class Executor:
@@ -142,10 +146,10 @@ class Executor:
         while len(self._arenas) <= max(part.arena for part in parts):
             self._arenas.append(self._plan.arena.create())
             self._addresses.append(self._arenas[-1].ctypes.data)
-        self._start_workers(len(parts) - 1)
-        self._shared[: f.MAILBOXES] = 0
-        workers = self._workers[: len(parts) - 1]
         try:
+            self._start_workers(len(parts) - 1)
+            self._shared[: f.MAILBOXES] = 0
+            workers = self._workers[: len(parts) - 1]
             for number, (worker, part) in enumerate(zip(workers, parts[1:], strict=True)):
                 self._mailbox(number)[1 : 1 + f.ARGUMENTS] = list(self._call(images, logits, part))
                 worker.announce()
@@ -164,14 +168,12 @@ class Executor:
             self._workers, self._process = [], os.getpid()
             self._shared = aligned_zeros(self._shared.nbytes).view(np.int64)
         while len(self._workers) < count:
-            worker = Worker(self._run_plan, self._mailbox(len(self._workers)), self._looks)
-            self._workers.append(worker)
-            weakref.finalize(self, worker.close).atexit = False
+            self._workers.append(Worker(self, self._run_plan, self._mailbox(len(self._workers)), self._looks))
 
     def _stop_workers(self) -> None:
+        self._process = 0  # the next call has shared words and workers of its own
         for worker in self._workers:
             worker.close()
-        self._process = 0  # the next call has shared words and workers of its own
 
 
 class Part(NamedTuple):

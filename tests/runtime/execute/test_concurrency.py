@@ -93,6 +93,46 @@ def test_an_interrupted_call_ends_its_other_parts_and_the_next_call_is_right(sha
     np.testing.assert_array_equal(session.run(None, {"input": images})[0], expected)
 
 
+class InterruptedAt:
+    """An interrupt at the n-th opcode that this thread runs in some files; `reached` says whether it came."""
+
+    def __init__(self, n, *files):
+        self.left, self.reached, self.files = n, False, files
+
+    def __call__(self, frame, event, _):
+        if not frame.f_code.co_filename.endswith(self.files):
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            self.left -= 1
+            if self.left == 0:
+                self.reached = True
+                raise KeyboardInterrupt
+        return self
+
+
+def test_an_interrupt_at_any_point_of_a_session_leaves_no_thread_and_no_wrong_memory_behind(shared):
+    session, images, expected = shared
+    others, points = helpers(), 0
+    while True:
+        points += 1
+        interrupt = InterruptedAt(points, "execute/threads.py", "runtime/session.py")
+        tracing = sys.gettrace()
+        try:
+            sys.settrace(interrupt)
+            session.run(None, {"input": images})
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(tracing)
+        np.testing.assert_array_equal(session.run(None, {"input": images})[0], expected)
+        session._idle.clear()
+        if not interrupt.reached:
+            break
+    assert points > 300  # every opcode of a call that starts its threads
+    wait_for(lambda: not helpers() - others)
+
+
 def test_a_thread_that_cannot_be_started_ends_the_call(shared, monkeypatch):
     session, images, expected = shared
     others, start = helpers(), threading.Thread.start
