@@ -109,7 +109,7 @@ def _shares_of_limit(gmacs: dict[str, float], layers: dict[str, LayerInfo]) -> d
         if layer is None or layer.product != "popcount":
             continue
         kind = "ternary" if layer.weights == "ternary" else "binary"
-        popcounts = layer.activation_bits * (2 if layer.weights == "quaternary" else 1)  # of one multiply-add
+        popcounts = layer.activation_bits * (1 if layer.weights in ("binary", "ternary") else 2)  # of one multiply-add
         key = kind, layer.lanes
         if key not in limits:
             limits[key] = _limit(*key)

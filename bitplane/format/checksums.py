@@ -26,10 +26,10 @@ def planes_sha256(graph: GraphProto) -> str:
     constants = {t.name: t for t in graph.initializer}
     digest = hashlib.sha256()
     for node in graph.node:
-        if node.domain != fmt.DOMAIN or node.op_type not in fmt.LEVELS:
+        if node.domain != fmt.DOMAIN or node.op_type not in fmt.PLANE_NAMES:
             continue
         first = 0 if node.op_type in fmt.WEIGHT_OPERATORS else 1
-        for name in node.input[first : first + len(fmt.LEVELS[node.op_type].plane_names)]:
+        for name in node.input[first : first + len(fmt.PLANE_NAMES[node.op_type])]:
             digest.update(tensor_bytes(constants[name]) if name in constants else b"")
     return digest.hexdigest()
 

@@ -83,8 +83,8 @@ def signature(proto: FunctionProto) -> bytes:
 
 @cache
 def known_signatures(name: str) -> frozenset[bytes]:
-    """`signature` of our own function `name` in every minor version."""
-    return frozenset(signature(function(name, minor)) for minor in range(MINOR + 1))
+    """`signature` of our own function `name` in every minor version that has it."""
+    return frozenset(signature(function(name, minor)) for minor in range(_SINCE.get(name, 0), MINOR + 1))
 
 
 def _node(op: str, inputs: Sequence[str], output: str, **attributes: int | str | list[int] | TensorProto) -> NodeProto:
@@ -173,16 +173,17 @@ def _unpack(plane: str, output: str, minor: int) -> list[NodeProto]:
 
 def _low_bit(name: str, minor: int) -> FunctionProto:
     """A convolution on codes, or the weight alone, by its name."""
-    planes = ["p", "q"][: len(fmt.LEVELS[name].planes)]
+    planes = ["p", "q"][: len(fmt.PLANE_NAMES[name])]
+    attributes = ["weight_shape"] if name in fmt.LEVELS else ["levels", "weight_shape"]
     nodes = _unpack_prologue()
     for plane in planes:
         nodes += _unpack(plane, plane + "i", minor)
     nodes += _COMBINE[name.removesuffix("Conv").removesuffix("Weight")](np.int32 if minor else np.int8)
     if name in fmt.WEIGHT_OPERATORS:
         nodes += [_node("Cast", ["w"], "f", to=TensorProto.FLOAT), _node("Mul", ["f", "unit"], "y")]
-        return _make(name, [*planes, "unit"], nodes, ["weight_shape"])
+        return _make(name, [*planes, "unit"], nodes, attributes)
     nodes += _convolve(minor, [])
-    return _make(name, ["x", *planes, "scale", "bias"], nodes, ["weight_shape", "strides", "pads"])
+    return _make(name, ["x", *planes, "scale", "bias"], nodes, [*attributes, "strides", "pads"])
 
 
 def _binary(dtype: type[np.generic]) -> list[NodeProto]:
@@ -212,7 +213,25 @@ def _quaternary(dtype: type[np.generic]) -> list[NodeProto]:
     ]
 
 
-_COMBINE = {"Binary": _binary, "Ternary": _ternary, "Quaternary": _quaternary}
+def _four_level(dtype: type[np.generic]) -> list[NodeProto]:
+    """High - (high + low) p - (high - low) q, with low and high from the attribute `levels`."""
+    return [
+        _parameter("l", "levels"),
+        _node("Cast", ["l"], "v", to=TensorProto.INT32),
+        _constant("c", 0),
+        _constant("d", 1),
+        _node("Gather", ["v", "c"], "low"),
+        _node("Gather", ["v", "d"], "high"),
+        _node("Add", ["high", "low"], "n"),
+        _node("Sub", ["high", "low"], "t"),
+        _node("Mul", ["pi", "n"], "g"),
+        _node("Mul", ["qi", "t"], "h"),
+        _node("Add", ["g", "h"], "j"),
+        _node("Sub", ["high", "j"], "w"),
+    ]
+
+
+_COMBINE = {"Binary": _binary, "Ternary": _ternary, "Quaternary": _quaternary, "FourLevel": _four_level}
 """Plane bits `pi`, `qi` to weights `w`."""
 
 
@@ -301,6 +320,7 @@ _BODIES: dict[str, Callable[[str, int], FunctionProto]] = {
     fmt.BINARY_CONV: _low_bit,
     fmt.TERNARY_CONV: _low_bit,
     fmt.QUATERNARY_CONV: _low_bit,
+    fmt.FOUR_LEVEL_CONV: _low_bit,
     fmt.QUANTIZE: _quantize,
     fmt.SIGN: _sign,
     fmt.CHANNEL_SIGN: _channel_sign,
@@ -311,6 +331,7 @@ _BODIES: dict[str, Callable[[str, int], FunctionProto]] = {
     fmt.BINARY_WEIGHT: _low_bit,
     fmt.TERNARY_WEIGHT: _low_bit,
     fmt.QUATERNARY_WEIGHT: _low_bit,
+    fmt.FOUR_LEVEL_WEIGHT: _low_bit,
     fmt.INT8_WEIGHT: _int8_weight,
 }
 
@@ -355,6 +376,7 @@ def describe_all() -> str:
 
 _SINCE = {
     fmt.CHANNEL_SIGN: 2,
-    **dict.fromkeys((fmt.NORMALIZE, fmt.FAKE_QUANTIZE, fmt.BIPOLAR, *fmt.WEIGHT_OPERATORS, fmt.INT8_WEIGHT), 1),
+    **dict.fromkeys((fmt.NORMALIZE, fmt.FAKE_QUANTIZE, fmt.BIPOLAR, *fmt.LOW_BIT_WEIGHT.values(), fmt.INT8_WEIGHT), 1),
+    **dict.fromkeys((fmt.FOUR_LEVEL_CONV, fmt.FOUR_LEVEL_WEIGHT), 4),
 }
 """Minor version that brought an operator, where it is not 0."""

@@ -21,3 +21,5 @@ MAX_MEMORY = 1 << 32
 """Most bytes of constants and of one arena."""
 PIXEL_WEIGHT_LIMIT = 64
 """Largest magnitude of a `PixelConv` weight: 2 * 255 * 64 fits 16 bits."""
+LEVEL_LIMIT = 64
+"""Largest integer of a level set of `FourLevelConv`, for the same reason."""

@@ -64,7 +64,7 @@ class Metadata:
     Attributes:
         model: architecture.
         method: update rule of the training.
-        level_set: "binary", "ternary", "quaternary", "float" or "mixed".
+        level_set: "binary", "ternary", "quaternary", "float", "mixed", or a name that the network's author gave.
         activation_bits: of the activations that low-bit weights read; None if mixed.
         dataset: name of the data set.
         classes: class names, in the order of the logits.

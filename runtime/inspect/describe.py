@@ -23,7 +23,7 @@ class LayerInfo:
         name: its name in the file.
         weight_shape: (O, C / group, kh, kw), or (O, C).
         output_shape: (O, H, W) of one image.
-        weights: "binary", "ternary", "quaternary", "int8" or "float".
+        weights: "binary", "ternary", "quaternary", "four-level LOW:HIGH", "int8" or "float".
         activation_bits: bits of the values it reads: 1 to 8 for codes and pixels, 32 for float.
         multiply_adds: of one image.
         packed_bytes: its weight, scale and bias in the file.
@@ -101,6 +101,7 @@ def _weight(model: Model, node: LowBitConv | PixelConv | FloatConv | Classifier)
 
 def _stored_bytes(shape: tuple[int, ...], stored: str) -> int:
     """Bytes of a weight of this shape in the file, without its factors."""
-    if stored in LEVEL_SETS:
-        return len(LEVEL_SETS[stored].planes) * shape[0] * plane_bytes(prod(shape[1:]))
-    return prod(shape) * (1 if stored == "int8" else 4)
+    if stored in ("int8", "float"):
+        return prod(shape) * (1 if stored == "int8" else 4)
+    planes = len(LEVEL_SETS[stored].planes) if stored in LEVEL_SETS else 2  # of four levels
+    return planes * shape[0] * plane_bytes(prod(shape[1:]))

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitplane.format import names as fmt
-from bitplane.format.levels import LEVEL_SETS
+from bitplane.format.levels import LEVEL_SETS, LevelSet
 from bitplane.format.pack import pack_plane
 from bitplane.runtime.execute import machine_code
 from bitplane.runtime.execute.call import instructions_of
@@ -20,6 +20,8 @@ from bitplane.runtime.operators.quantize import Quantize
 from bitplane.runtime.plan.make import make_plan
 from bitplane.runtime.plan.options import PlanOptions
 from bitplane.runtime.plan.plan import Plan
+from bitplane.runtime.plan.spans import has_mask
+from bitplane.runtime.plan.weights import is_pairs
 
 
 @dataclass
@@ -32,7 +34,7 @@ class ConvLayer:
         kernel: what runs it, for people.
         product: "popcount", "look-up" or "bytes".
         lanes: bits of a lane of its tile.
-        products: weight times activation-bit products of one run (a quaternary weight counts twice).
+        products: weight times activation-bit products of one run (a weight of two sign planes counts twice).
     """
 
     kernel: str
@@ -52,7 +54,7 @@ class ConvLayer:
 
 
 def make_layer(
-    weights: Literal["binary", "ternary", "quaternary"],
+    weights: Literal["binary", "ternary", "quaternary"] | LevelSet,
     channels: int,
     size: int,
     *,
@@ -66,7 +68,7 @@ def make_layer(
     """A layer with random weights and activations.
 
     Args:
-        weights: level set.
+        weights: level set, or the name of one.
         channels: input channels.
         size: height and width of the input.
         out_channels: output channels; `channels` by default.
@@ -80,14 +82,15 @@ def make_layer(
     o, k = out_channels or channels, kernel * kernel * channels
     out = (size + 2 * (kernel // 2) - kernel) // stride + 1
     signs, masks = rng.integers(0, 2, (2, o, kernel, kernel, channels))
-    planes = {"binary": [signs], "ternary": [signs & masks, masks], "quaternary": [signs, masks]}[weights]
+    levels = LEVEL_SETS[weights] if isinstance(weights, str) else weights
+    planes = [signs & masks if has_mask(levels) else signs, masks][: len(levels.planes)]
     half = kernel // 2
     pads = (half, half, half, half)
     spread = np.float32(2 / (np.sqrt(k) * (2**bits - 1)))
     factors = np.full(o, spread, np.float32), rng.normal(0, 1, o).astype(np.float32)
     packed = tuple(pack_plane(p) for p in planes)
     shape = (o, kernel, kernel, channels)
-    conv = LowBitConv("conv", "a", "y", (stride, stride), pads, shape, *factors, LEVEL_SETS[weights], packed)
+    conv = LowBitConv("conv", "a", "y", (stride, stride), pads, shape, *factors, levels, packed)
     nodes = (conv, Quantize("quantizer", "y", "b", out_bits, 1.0 / (2**out_bits - 1)))
     tensors = {
         fmt.INPUT_NAME: Tensor("pixels", (1, 1, 1)),
@@ -100,7 +103,7 @@ def make_layer(
     arena = plan.arena.create()
     layout, at = plan.codes["a"]
     _fill(arena[at : at + layout.size], layout, channels, bits, rng)
-    products = prod(conv.weight_shape) * out * out * bits * (2 if weights == "quaternary" else 1)
+    products = prod(conv.weight_shape) * out * out * bits * (2 if is_pairs(levels) else 1)
     run = plan.kernels()["conv"]
     return ConvLayer(run.text, run.product, run.lanes, products, plan, arena)
 

@@ -105,6 +105,8 @@ class Results(NamedTuple):
     offset: int = 0  # constants: int32 a channel
     scale: int = 0  # constants: float32 a channel
     bias: int = 0  # constants: float32 a channel
+    sign1: int = 0  # of plane pairs: twice the accumulator is sign1 times the first sum plus sign2 times the second
+    sign2: int = 0
 
     @property
     def factors(self) -> tuple[int, ...]:

@@ -18,7 +18,6 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from bitplane.format.levels import QUATERNARY
 from bitplane.runtime.kernels import fields as f
 from bitplane.runtime.kernels import intrinsics as v
 from bitplane.runtime.kernels.intrinsics import F32, F32X16, I16, I32, I32X16, I64, i64, intrinsic
@@ -28,8 +27,17 @@ BLOCK = 64
 """Bytes of 16 accumulators or features."""
 
 
-def _emit_value(b: Any, kind: int, source: Any, offset: Any, scale: Any, bias: Any) -> Any:
-    """16 features of one pixel, before the residual."""
+def _emit_value(b: Any, kind: int, source: Any, factors: list[Any], signs: list[Any]) -> Any:
+    """16 features of one pixel, before the residual.
+
+    Args:
+        b: builder.
+        kind: what `source` is.
+        source: its address.
+        factors: offset, scale and bias, where the kind has them.
+        signs: coefficients of plane pairs, each in every lane.
+    """
+    offset, scale, bias = factors
     if kind == f.FROM_FEATURES:
         return v.load(b, source, F32X16, 4)
     if kind == f.FROM_SUMS:
@@ -37,8 +45,8 @@ def _emit_value(b: Any, kind: int, source: Any, offset: Any, scale: Any, bias: A
     acc = v.load(b, source, I32X16, 4)
     if kind == f.FROM_PLANE_PAIRS:
         second = v.load(b, b.add(source, i64(BLOCK)), I32X16, 4)
-        one, two = QUATERNARY.sign_coefficients
-        twice = b.add(b.mul(acc, v.constant(I32X16, one)), b.mul(second, v.constant(I32X16, two)))
+        one, two = signs
+        twice = b.add(b.mul(acc, one), b.mul(second, two))
         acc = b.ashr(b.add(twice, offset), v.constant(I32X16, 1))
     else:
         acc = b.add(acc, offset)
@@ -157,6 +165,9 @@ def _emit_row(b: Any, source_kind: int, quant_kind: int, a: RowArguments) -> Non
     is_sloped, slopes = b.icmp_signed("!=", a.column(b, f.PRELU), i64(0)), a.factors(b, f.SLOPE)
     is_clipped, limits = b.icmp_signed("!=", a.column(b, f.CLIP), i64(0)), b.add(a.constants, a.column(b, f.CLIP_LIMITS))
     count = {f.QUANT_ONE: 1, f.QUANT_TWO: 3, f.QUANT_FOURS: 3}.get(quant_kind, 0)
+    signs: list[Any] = []
+    if source_kind == f.FROM_PLANE_PAIRS:
+        signs = [v.splat(b, b.trunc(a.column(b, index), I32), I32X16) for index in (f.SIGN1, f.SIGN2)]
     planes, plane = a.column(b, f.CODES_PLANES), a.column(b, f.CODES_PLANE)
     step = top = None
     if quant_kind in (f.QUANT_DIVIDE, f.QUANT_BYTES):
@@ -178,7 +189,7 @@ def _emit_row(b: Any, source_kind: int, quant_kind: int, a: RowArguments) -> Non
 
         def pixel(slope: Any, clip: Any, y: Any, x: Any) -> None:
             source = a.source.at(b, b.mul(block.index, i64(width)), y, x)
-            value = _emit_value(b, source_kind, source, *constants)
+            value = _emit_value(b, source_kind, source, constants, signs)
             value = b.fadd(value, v.load(b, a.residual.at(b, at, y, x), F32X16, 4))
             value = b.select(b.fcmp_ordered(">", lowest, value), lowest, value)  # in this order a NaN stays one
             if slope is not None:

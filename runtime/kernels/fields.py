@@ -75,7 +75,9 @@ ROW_BYTES = 66
 BY_SIGN = 67  # whether a quantizer chooses one of two values by the sign
 CLIP = 68  # whether features are clipped
 CLIP_LIMITS = 69  # C: float32, smallest and largest feature
-FIELDS = 70
+SIGN1 = 70  # of plane pairs: what the sums over the two sign planes count, in twice the accumulator
+SIGN2 = 71
+FIELDS = 72
 
 ARGUMENTS = 11
 """Arguments of the walker, all int64."""

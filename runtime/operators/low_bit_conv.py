@@ -1,4 +1,4 @@
-"""`BinaryConv`, `TernaryConv`, `QuaternaryConv`: convolutions of activation codes with weights in bit-planes."""
+"""`BinaryConv`, `TernaryConv`, `QuaternaryConv`, `FourLevelConv`: convolutions of codes with weights in bit-planes."""
 
 import math
 from dataclasses import dataclass
@@ -16,8 +16,14 @@ from bitplane.runtime.layouts import round_up
 from bitplane.runtime.operators.base import Convolution, Tensor, windows
 from bitplane.runtime.operators.reader import Reader
 
-MAX_TERM = max(abs(s.base) + sum(abs(p.coefficient) for p in s.planes) for s in LEVEL_SETS.values())
-"""Most that one weight of any level set, taken apart into its planes, adds to a sum for one step of a code."""
+
+def largest_term(levels: LevelSet) -> int:
+    """Most that one weight of a level set, taken apart into its planes, adds to a sum for one step of a code."""
+    return abs(levels.base) + sum(abs(p.coefficient) for p in levels.planes)
+
+
+MAX_TERM = max(map(largest_term, LEVEL_SETS.values()))
+"""The same of any set that has an operator of its own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,17 +63,16 @@ class LowBitConv(Convolution):
 
 def read(r: Reader, node: onnx.NodeProto) -> LowBitConv:
     """The checked node."""
-    levels = fmt.LEVELS[node.op_type]
-    count = len(levels.planes)
+    count = len(fmt.PLANE_NAMES[node.op_type])
     source, *rest = r.inputs(node, 3 + count)
     codes = r.value(source, "codes")
     c, h, w = codes.shape
-    a = r.attributes(node, {"weight_shape": 4, "strides": 2, "pads": 4})
+    levels, a = r.level_set(node, {"weight_shape": 4, "strides": 2, "pads": 4})
     o, kh, kw, channels = shape = a["weight_shape"]
     if min(shape) < 1 or channels != c or math.prod(shape) > MAX_ELEMENTS:
         raise r.fail(f"weight_shape is {list(shape)}, expected [O, kh, kw, {c}]")
     weights = kh * kw * c
-    if weights * (2**codes.bits - 1) * MAX_TERM >= 1 << 31:
+    if weights * (2**codes.bits - 1) * max(MAX_TERM, largest_term(levels)) >= 1 << 31:
         raise r.fail(f"sums over {weights} weights overflow 32 bits")
     planes = r.planes(levels, rest[:count], shape)
     r.unpack_budget(round_up(o, 16) * kh * kw * round_up(c, 64 if c > 32 else 32) * count)
@@ -80,4 +85,4 @@ def read(r: Reader, node: onnx.NodeProto) -> LowBitConv:
     )
 
 
-OPERATORS = {(fmt.DOMAIN, op): read for op in fmt.LOW_BIT_CONV.values()}
+OPERATORS = {(fmt.DOMAIN, op): read for op in fmt.CONV_OPERATORS}

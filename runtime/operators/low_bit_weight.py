@@ -1,4 +1,4 @@
-"""`BinaryWeight`, `TernaryWeight`, `QuaternaryWeight`: bit-planes unpacked into a float weight."""
+"""`BinaryWeight`, `TernaryWeight`, `QuaternaryWeight`, `FourLevelWeight`: bit-planes unpacked into a float weight."""
 
 import math
 
@@ -13,9 +13,9 @@ from bitplane.runtime.operators.reader import Reader
 
 def read(r: Reader, node: onnx.NodeProto) -> None:
     """Keep the weight; it is no value of an image, so it makes no node."""
-    levels = fmt.LEVELS[node.op_type]
-    *names, unit_name = r.inputs(node, len(levels.planes) + 1)
-    o, kh, kw, c = shape = r.attributes(node, {"weight_shape": 4})["weight_shape"]
+    *names, unit_name = r.inputs(node, len(fmt.PLANE_NAMES[node.op_type]) + 1)
+    levels, attributes = r.level_set(node, {"weight_shape": 4})
+    o, kh, kw, c = shape = attributes["weight_shape"]
     if min(shape) < 1 or math.prod(shape) > MAX_ELEMENTS:
         raise r.fail(f"weight_shape is {list(shape)}, expected [O, kh, kw, C] of 1 to {MAX_ELEMENTS} elements")
     r.unpack_budget(math.prod(shape))

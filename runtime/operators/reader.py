@@ -12,8 +12,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from bitplane.format.levels import LevelSet
-from bitplane.format.limits import MAX_CHANNELS, MAX_ELEMENTS, MAX_STRIDE, MAX_WORK
+from bitplane.format import names as fmt
+from bitplane.format.levels import LevelSet, four_levels
+from bitplane.format.limits import LEVEL_LIMIT, MAX_CHANNELS, MAX_ELEMENTS, MAX_STRIDE, MAX_WORK
 from bitplane.format.pack import plane_bytes
 from bitplane.format.text import plain
 from bitplane.runtime.errors import ModelError
@@ -160,6 +161,16 @@ class Reader:
             if key not in defaults or defaults[key] != value:
                 raise self.fail(f"attribute '{key}' = {value} is not supported")
         return out
+
+    def level_set(self, node: onnx.NodeProto, lengths: Mapping[str, int]) -> tuple[LevelSet, dict[str, tuple[int, ...]]]:
+        """The level set of a node with planes, by its operator or its attribute `levels`, and its other attributes."""
+        if node.op_type in fmt.LEVELS:
+            return fmt.LEVELS[node.op_type], self.attributes(node, lengths)
+        found = self.attributes(node, {"levels": 2, **lengths})
+        low, high = found.pop("levels")
+        if not 0 < low < high <= LEVEL_LIMIT:
+            raise self.fail(f"levels are {[low, high]}, expected two ascending integers of 1 to {LEVEL_LIMIT}")
+        return four_levels(low, high), found
 
     def window(
         self, shape: tuple[int, ...], kernel: tuple[int, ...], strides: tuple[int, ...], pads: tuple[int, ...]

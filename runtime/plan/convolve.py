@@ -135,9 +135,10 @@ def _threshold_ending(e: Emission, step: Step, conv: LowBitConv, product: Produc
 
 
 def _epilogue(e: Emission, step: Step, conv: LowBitConv | PixelConv, product: Product) -> Epilogue:
-    kind = f.FROM_PLANE_PAIRS if product.pairs else f.FROM_ACCUMULATORS
-    results = Results(kind, e.constant(product.offset), e.channel_constant(conv.scale), e.channel_constant(conv.bias))
-    return make_epilogue(e, step, results)
+    factors = e.constant(product.offset), e.channel_constant(conv.scale), e.channel_constant(conv.bias)
+    if not product.pairs or isinstance(conv, PixelConv):
+        return make_epilogue(e, step, Results(f.FROM_ACCUMULATORS, *factors))
+    return make_epilogue(e, step, Results(f.FROM_PLANE_PAIRS, *factors, *conv.levels.sign_coefficients))
 
 
 def _instruction(e: Emission, step: Step, conv: Convolution, m: Multiplication, ending: Ending) -> Convolve:

@@ -40,17 +40,13 @@ and on the Zen 5, 4-bit codes in and out (median of 15 interleaved times; estima
 
 from dataclasses import dataclass
 
+from bitplane.format.levels import LevelSet
 from bitplane.runtime.kernels.shapes import LOOK_UPS, SUMS, Kind, Tile, is_narrow, tiles_for
 from bitplane.runtime.kernels.target import MACHINE, Cpu
 from bitplane.runtime.layouts import BLOCK, BYTES, FOURS, CodesLayout, pad_channels
 from bitplane.runtime.operators.low_bit_conv import LowBitConv
-from bitplane.runtime.plan.spans import count_spans, four_span
+from bitplane.runtime.plan.spans import count_spans, four_span, has_mask
 from bitplane.runtime.plan.weights import is_pairs
-
-KINDS: dict[str, Kind] = {"binary": "binary", "ternary": "ternary", "quaternary": "binary"}
-"""Level set to the kind of its popcounts; quaternary weights are two sign planes."""
-
-LOOK_UP: dict[str, Kind] = {"binary": "binary look-up", "ternary": "ternary look-up", "quaternary": "binary look-up"}
 
 LOOK_UP_SPAN = 8
 """Instructions that add a vector of 256 bits of sums in bytes to wider ones, at the end of a span."""
@@ -83,6 +79,16 @@ class Estimate:
     look_up: float | None = None
 
 
+def popcount_kind(levels: LevelSet) -> Kind:
+    """The kind of a level set's popcounts: one or two sign planes, or sign and mask."""
+    return "ternary" if has_mask(levels) else "binary"
+
+
+def look_up_kind(levels: LevelSet) -> Kind:
+    """The kind of a level set's look-ups."""
+    return "ternary look-up" if has_mask(levels) else "binary look-up"
+
+
 def codes_cost(conv: LowBitConv, layout: CodesLayout, bits: int, height: int, width: int, cpu: Cpu = MACHINE) -> float:
     """Estimated vector instructions of a convolution on codes in a layout, whatever its weights.
 
@@ -102,14 +108,15 @@ def codes_cost(conv: LowBitConv, layout: CodesLayout, bits: int, height: int, wi
     words = kw * layout.words
     rows, block = (2 * rows, 2 * BLOCK) if is_pairs(conv.levels) else (rows, BLOCK)
     if layout.code_bits == FOURS:
-        index, work = cheapest_tile(LOOK_UP[conv.levels.name], 16, rows, width, 0, block, cpu)
+        index, work = cheapest_tile(look_up_kind(conv.levels), 16, rows, width, 0, block, cpu)
         tile = tiles_for(cpu)[index]
         vectors = -(-width // tile.pixels) * tile.pixels * rows * tile.bits / 256
         spans = count_spans(kh, words, four_span(conv.levels, bits, words))
         return LOOK_UP_PACE * height * (work * kh * words + (LOOK_UP_SPAN * spans + LOOK_UP_SUM) * vectors)
     taps = kh if kh == kw == words and conv.strides[1] == 1 else 0
-    _, work = cheapest_tile(KINDS[conv.levels.name], layout.bits, rows, width, taps, block, cpu)
-    pace = TERNARY_PACE if cpu.popcount and KINDS[conv.levels.name] == "ternary" else 1
+    kind = popcount_kind(conv.levels)
+    _, work = cheapest_tile(kind, layout.bits, rows, width, taps, block, cpu)
+    pace = TERNARY_PACE if cpu.popcount and kind == "ternary" else 1
     return pace * work * height * kh * words * layout.planes
 
 

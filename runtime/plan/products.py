@@ -1,7 +1,7 @@
 """The ways a convolution on codes or pixels multiplies, as a plan needs them: popcounts, look-ups, byte products.
 
 Each says which kind of tile runs it, the weight words that tile reads, and how its sum becomes the accumulator of the format,
-sum(weight * code), in tenths for quaternary weights.
+sum(weight * code), with the integers of the level set as weights: tenths of quaternary ones.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from bitplane.runtime.kernels.target import Cpu
 from bitplane.runtime.layouts import BYTES, FOURS, CodesLayout, pad_channels
 from bitplane.runtime.operators.low_bit_conv import LowBitConv
 from bitplane.runtime.operators.pixel_conv import PixelConv
-from bitplane.runtime.plan.cost import KINDS, LOOK_UP
+from bitplane.runtime.plan.cost import look_up_kind, popcount_kind
 from bitplane.runtime.plan.spans import BITS_SPAN, LEAST_SPAN, four_span_of, pairs_span
 from bitplane.runtime.plan.weights import (
     byte_words,
@@ -43,7 +43,7 @@ class Product:
         planes: planes of codes, `plane` bytes apart.
         plane: 0 where there is one.
         taps: side of a kernel of one word a tap, or 0.
-        pairs: whether a channel has two sums, of quaternary weights.
+        pairs: whether a channel has two sums, of weights of four levels.
         from_zero: int64 [O], a sum less the unsigned one that `thresholds.integer_levels` counts by; None where sums do not
             become codes in registers.
         table: of sums, of a look-up.
@@ -98,7 +98,7 @@ def _look_up(conv: LowBitConv, layout: CodesLayout, bits: int) -> Product:
     pairs = is_pairs(conv.levels)
     return Product(
         f"look-up {conv.levels.name} x{bits}b",
-        LOOK_UP[conv.levels.name],
+        look_up_kind(conv.levels),
         16,
         weights,
         offset,
@@ -114,7 +114,7 @@ def _popcount(conv: LowBitConv, layout: CodesLayout, bits: int) -> Product:
     pairs = is_pairs(conv.levels)
     return Product(
         f"popcount {conv.levels.name} x{bits}b",
-        KINDS[conv.levels.name],
+        popcount_kind(conv.levels),
         layout.bits,
         lane_words(conv, layout.bits),
         offsets(conv, 2**bits - 1),

@@ -1,6 +1,6 @@
 """Weights in the layout the tiles read.
 
-A weight matrix has R rows (output channels padded to 16; a quaternary layer has 32 rows for 16 channels: both sign planes)
+A weight matrix has R rows (output channels padded to 16; a layer of four levels has 32 rows for 16 channels: both sign planes)
 and one word a (kernel row, pixel, channel word). A tile reads [group][word][plane][vector][lane], a group's weights in one
 stream.
 """
@@ -66,7 +66,7 @@ def byte_words(conv: LowBitConv, pixel: int) -> list[NDArray[np.generic]]:
 def four_words(conv: LowBitConv, pixel: int) -> list[NDArray[np.generic]]:
     """Indices into tables of sums, uint8 [R, kh, kw * `pixel`], one for four channels: for codes stored in fours.
 
-    Binary and quaternary weights: their four sign bits, the first lowest, of one or two planes (32 rows for 16 channels).
+    Weights of two or four levels: their four sign bits, the first lowest, of one or two planes (32 rows for 16 channels).
     Ternary ones: the bits of the positive channels, and those of the negative ones.
     """
     o, kh, kw, c = conv.weight_shape

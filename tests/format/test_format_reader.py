@@ -23,12 +23,14 @@ def bits(plane, shape):
     return flat.reshape(shape).transpose(0, 3, 1, 2)
 
 
-def weight(op, planes, shape):
+def weight(op, planes, shape, levels):
     u = [bits(p, shape) for p in planes]
+    low, high = levels
     return {
         "Binary": lambda: 1 - 2 * u[0],
         "Ternary": lambda: u[1] - 2 * u[0],
         "Quaternary": lambda: 10 - 13 * u[0] - 7 * u[1],
+        "FourLevel": lambda: high - (high + low) * u[0] - (high - low) * u[1],
     }[op]()
 
 
@@ -58,11 +60,11 @@ def read(path, pixels):
         if node.op_type == "PixelConv":
             w, zero, scale, bias = rest
             y = np.float32(convolve(x.astype(float) - float(zero), w.astype(float), a["strides"], a["pads"])) * scale + bias
-        elif node.op_type.endswith(("aryWeight", "Conv")) and node.domain == "bitplane":
+        elif node.op_type.endswith(("aryWeight", "LevelWeight", "Conv")) and node.domain == "bitplane":
             op, is_weight = node.op_type.removesuffix("Conv").removesuffix("Weight"), node.op_type.endswith("Weight")
             planes = [values[name] for name in node.input[0 if is_weight else 1 :]][: 1 + (op != "Binary")]
             digest.update(b"".join(p.tobytes() for p in planes))
-            w = weight(op, planes, a["weight_shape"])
+            w = weight(op, planes, a["weight_shape"], a.get("levels", (0, 0)))
             if is_weight:
                 y = np.float32(w) * rest[-1]
             else:

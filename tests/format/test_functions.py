@@ -104,6 +104,32 @@ def test_low_bit_convolutions_are_integer_convolutions(op: str, g: dict[str, Any
     np.testing.assert_array_equal(y, acc * ends["scale"] + ends["bias"])
 
 
+@given(
+    g=geometry(),
+    bits=st.sampled_from([1, 2, 4, 8]),
+    levels=st.tuples(st.integers(1, 63), st.integers(1, 64)).filter(lambda pair: pair[0] < pair[1]),
+)
+@settings(max_examples=25, deadline=None, derandomize=True)
+def test_four_level_convolutions_and_weights_have_the_levels_of_their_attribute(
+    g: dict[str, Any], bits: int, levels: tuple[int, int]
+) -> None:
+    rng = np.random.default_rng(g["seed"])
+    low, high = levels
+    codes = rng.integers(0, 2**bits, g["x"]).astype(np.uint8)
+    w = rng.choice([-high, -low, low, high], (g["out"], g["x"][1], *g["kernel"]))
+    planes = {"sign1": plane(w < 0), "sign2": plane((w == -high) | (w == low))}
+    attributes = {"levels": list(levels), "weight_shape": [len(w), *g["kernel"], w.shape[1]]}
+    ends = epilogue(rng, g["out"])
+    window = {"strides": g["strides"], "pads": g["pads"]}
+    y = evaluate(fmt.FOUR_LEVEL_CONV, {"codes": codes}, {**planes, **ends}, **attributes, **window)
+    acc = convolve(codes, w, g["strides"], g["pads"]).astype(np.float32)
+    np.testing.assert_array_equal(y, acc * ends["scale"] + ends["bias"])
+    unit = rng.uniform(0, 2, (g["out"], 1, 1, 1)).astype(np.float32)
+    np.testing.assert_array_equal(
+        evaluate(fmt.FOUR_LEVEL_WEIGHT, {}, {**planes, "unit": unit}, **attributes), w.astype(np.float32) * unit
+    )
+
+
 @given(g=geometry(), zero_point=st.integers(0, 255))
 @settings(max_examples=15, deadline=None, derandomize=True)
 def test_pixel_convolution_pads_with_the_zero_point(g: dict[str, Any], zero_point: int) -> None:

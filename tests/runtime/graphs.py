@@ -25,6 +25,7 @@ class Builder:
         self.floats = False  # whether the input is float32
         self.bits = {}
         self.count = 0
+        self.levels = (1, 3)  # of FourLevelConv and FourLevelWeight
         self.weight_bits = None  # what the bits of both planes are, instead of random
         self.meta = {"bitplane.format_version": "1", "bitplane.model": "test", "bitplane.classes": json.dumps(["a", "b"])}
 
@@ -78,16 +79,20 @@ class Builder:
             return [plane(first & second), plane(second)]
         return [plane(first)] if kind == "Binary" else [plane(first), plane(second)]
 
+    def _levels(self, kind):
+        return {"levels": list(self.levels)} if kind == "FourLevel" else {}
+
     def conv(self, x, kind, o, kernel, strides=(1, 1), pads=(0, 0, 0, 0), unit=False):
         c, (kh, kw) = self.shapes[x][0], kernel
         k = kh * kw * c
         planes = self._planes(kind, o, kh, kw, c)
-        spread = k**0.5 * (2 ** self.bits[x] - 1) * (6 if kind == "Quaternary" else 0.7)
+        size = {"Quaternary": 6, "FourLevel": 0.7 * self.levels[1]}.get(kind, 0.7)
+        spread = k**0.5 * (2 ** self.bits[x] - 1) * size
         y = self.name("conv")
         self.nodes.append(
             h.make_node(
                 f"{kind}Conv", [x, *planes, *self._factors(o, spread, unit)], [y], name=y, domain=DOMAIN,
-                weight_shape=[o, kh, kw, c], strides=list(strides), pads=list(pads),
+                weight_shape=[o, kh, kw, c], strides=list(strides), pads=list(pads), **self._levels(kind),
             )
         )  # fmt: skip
         self.shapes[y] = self._out(x, o, kh, kw, strides, pads)
@@ -150,9 +155,10 @@ class Builder:
             weight = self.op("Int8Weight", integers, unit, shape=(), domain=DOMAIN)
         else:
             planes = self._planes(stored, o, kh, kw, c)
-            size = {"Binary": 1, "Ternary": 1, "Quaternary": 7}[stored]
+            size = {"Binary": 1, "Ternary": 1, "Quaternary": 7, "FourLevel": self.levels[1]}[stored]
             unit = self.init((self.rng.uniform(0.5, 1.5, (o, 1, 1, 1)) / spread / size).astype(np.float32), "unit")
-            weight = self.op(f"{stored}Weight", *planes, unit, shape=(), domain=DOMAIN, weight_shape=[o, kh, kw, c])
+            attributes = {"weight_shape": [o, kh, kw, c], **self._levels(stored)}
+            weight = self.op(f"{stored}Weight", *planes, unit, shape=(), domain=DOMAIN, **attributes)
         bias = self.init(self.rng.normal(0, 0.3, o).astype(np.float32), "bias")
         shape = self._out(x, o, kh, kw, strides, pads)
         attributes = {

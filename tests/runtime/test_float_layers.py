@@ -29,7 +29,7 @@ def compare(builder, count=2, threads=1):
     return session
 
 
-@pytest.mark.parametrize("stored", ["float", "Int8", "Binary", "Ternary", "Quaternary"])
+@pytest.mark.parametrize("stored", ["float", "Int8", "Binary", "Ternary", "Quaternary", "FourLevel"])
 @pytest.mark.parametrize(
     ("kernel", "stride", "pad"), [((1, 1), 1, 0), ((3, 3), 1, 1), ((3, 3), 2, 1), ((7, 7), 2, 3), ((2, 3), 1, 0)]
 )
@@ -102,7 +102,7 @@ def test_several_threads_share_an_image_with_float_layers(graphs, monkeypatch):
     kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),
     stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     size=st.tuples(st.integers(4, 12), st.integers(4, 20)),
-    stored=st.sampled_from(["float", "Int8", "Binary", "Ternary", "Quaternary"]),
+    stored=st.sampled_from(["float", "Int8", "Binary", "Ternary", "Quaternary", "FourLevel"]),
     data=st.data(),
 )
 @settings(max_examples=50, deadline=None, derandomize=True)

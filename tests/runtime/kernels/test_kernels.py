@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from bitplane.format.levels import four_levels
 from bitplane.runtime import InferenceSession
 from bitplane.runtime.inspect.reference import evaluate
 from bitplane.runtime.inspect.register_loop import ACCUMULATORS, register_loop
@@ -13,7 +14,7 @@ from bitplane.runtime.operators.quantize import Quantize
 from bitplane.runtime.plan.cost import cheapest_tile
 
 
-@pytest.mark.parametrize("kind", ["Binary", "Ternary", "Quaternary"])
+@pytest.mark.parametrize("kind", ["Binary", "Ternary", "Quaternary", "FourLevel"])
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
 def test_every_value_equals_the_reference(graphs, kind, bits):
     builder = graphs.resnet(9, kind, bits, 14, (16, 48), 1, "B", 7, pool=True)
@@ -50,13 +51,14 @@ def test_a_tile_exists_for_every_width(kind, bits, rows):
             assert rows % tile.group == 0
 
 
-@pytest.mark.parametrize("weights", ["binary", "ternary", "quaternary"])
+@pytest.mark.parametrize("weights", ["binary", "ternary", "quaternary", four_levels(1, 3)])
 @pytest.mark.parametrize("channels", [16, 64])
 def test_a_layer_runs_alone(weights, channels):
     layer = make_layer(weights, channels, 8, bits=2, out_bits=2)
     layer()
-    assert layer.products == channels * channels * 9 * 64 * 2 * (2 if weights == "quaternary" else 1)
-    assert layer.kernel.startswith((f"popcount {weights} x2b", f"look-up {weights} x2b", "dot u8s8"))  # by the machine
+    name = weights if isinstance(weights, str) else weights.name
+    assert layer.products == channels * channels * 9 * 64 * 2 * (1 if name in ("binary", "ternary") else 2)
+    assert layer.kernel.startswith((f"popcount {name} x2b", f"look-up {name} x2b", "dot u8s8"))  # by the machine
 
 
 @pytest.mark.parametrize("kind", ["binary", "ternary"])

@@ -11,6 +11,7 @@ from bitplane.runtime.kernels.target import MACHINE
 from bitplane.runtime.layouts import BYTES, FOURS
 from bitplane.runtime.plan import choose
 
+KINDS = ["Binary", "Ternary", "Quaternary"]
 CHANNELS = [1, 15, 16, 17, 31, 32, 33, 64, 65, 3 * 64 + 5]
 EXAMPLES = settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
@@ -21,7 +22,8 @@ def layers(draw):
     pads = [draw(st.integers(0, min(k - 1, 3))) for k in (*kernel, *kernel)]
     size = [draw(st.integers(max(1, k - pads[i] - pads[i + 2]), 19)) for i, k in enumerate(kernel)]
     return {
-        "kind": draw(st.sampled_from(["Binary", "Ternary", "Quaternary"])),
+        "kind": draw(st.sampled_from([*KINDS, "FourLevel"])),
+        "levels": draw(st.tuples(st.integers(1, 63), st.integers(1, 64)).filter(lambda pair: pair[0] < pair[1])),
         "bits": draw(st.sampled_from([1, 2, 4, 8])),
         "channels": draw(st.sampled_from(CHANNELS)),
         "out": draw(st.sampled_from(CHANNELS)),
@@ -44,6 +46,7 @@ def layers(draw):
 def build(graphs):
     def layer_graph(p):
         b = graphs.Builder(p["seed"], 3, *p["size"])
+        b.levels = p.get("levels", (1, 64))
         x = b.quantize(b.pixel_conv(p["channels"], 1), p["bits"], sign=p["seed"] % 2 == 0)
         y = b.conv(x, p["kind"], p["out"], p["kernel"], p["strides"], p["pads"], p["unit"])
         if "residual" in p["after"]:
@@ -89,6 +92,32 @@ def test_stem_equals_onnxruntime(graphs, check, channels, out, kernel, stride, e
     check(b, count=1)
 
 
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    levels=st.tuples(st.integers(1, 63), st.integers(1, 64)).filter(lambda pair: pair[0] < pair[1]),
+    bits=st.sampled_from([1, 2, 4, 8]),
+    channels=st.sampled_from(CHANNELS),
+    kernel=st.sampled_from([1, 3]),
+    seed=st.integers(0, 2**16),
+)
+def test_four_levels_are_those_of_the_attribute(graphs, check, levels, bits, channels, kernel, seed):
+    """Runtime and onnxruntime against int64 sums of weights that are made of the levels, not of planes."""
+    low, high = levels
+    b = graphs.Builder(seed, 3, 6, 5)
+    b.levels = levels
+    x = b.quantize(b.pixel_conv(channels, 1), bits)
+    y = b.conv(x, "FourLevel", 18, (kernel, kernel), unit=True)
+    b.classifier(y)
+    images = b.images(1)
+    b.images = lambda count: images
+    found = check(b, count=1).trace({"input": images}, merge=False)
+    sign1, sign2 = (np.unpackbits(p, axis=1, count=kernel**2 * channels, bitorder="little") for p in b.planes)
+    weight = np.where(sign1, np.where(sign2, -high, -low), np.where(sign2, low, high)).astype(np.int64)
+    windows = np.lib.stride_tricks.sliding_window_view(found[x][0].astype(np.int64), (kernel, kernel), (1, 2))
+    taps = windows.transpose(1, 2, 3, 4, 0).reshape(*windows.shape[1:3], -1)  # [H, W, (kh, kw, in-channel)]
+    np.testing.assert_array_equal(found[y][0], np.einsum("ok,hwk->ohw", weight, taps))
+
+
 @pytest.mark.parametrize("width", range(1, 20))
 @pytest.mark.parametrize("channels", [16, 32, 64])
 def test_every_width_in_every_lane_size(build, check, channels, width):
@@ -128,7 +157,7 @@ def takes(product, bits):
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("channels", [19, 80])
 @pytest.mark.parametrize("bits", [8, 4, 2, 1])
-@pytest.mark.parametrize("kind", ["Binary", "Ternary", "Quaternary"])
+@pytest.mark.parametrize("kind", [*KINDS, "FourLevel"])
 @pytest.mark.parametrize("product", PRODUCTS)
 def test_every_product_gives_the_same_sums(build, check, prefer, product, kind, bits, channels, stride):
     prefer(product)
@@ -144,20 +173,20 @@ def test_every_product_gives_the_same_sums(build, check, prefer, product, kind, 
 @pytest.mark.parametrize("product", PRODUCTS)
 @pytest.mark.parametrize("weight_bits", [(0, 0), (0, 1), (1, 0), (1, 1)])
 @pytest.mark.parametrize("bits", [1, 2])
-@pytest.mark.parametrize("kind", ["Binary", "Ternary", "Quaternary"])
+@pytest.mark.parametrize("kind", [*KINDS, "FourLevel"])
 def test_the_largest_codes_and_equal_weights_are_exact(graphs, check, prefer, kind, bits, weight_bits, product):
     """Every sum is as large as it can be, of either sign: the worst for sums in bytes."""
     prefer(product)
     b = graphs.Builder(1, 3, 12, 12)
     x = b.quantize(b.pixel_conv(128, 1, 1, 0, 0, 64, 32), bits, sign=False)
-    b.weight_bits = weight_bits
+    b.weight_bits, b.levels = weight_bits, (63, 64)
     y = b.conv(x, kind, 48, (3, 3), pads=(1, 1, 1, 1))
     b.classifier(b.conv(b.quantize(y, bits), "Binary", 16, (1, 1)))
     b.images = lambda count: np.full((count, 3, 12, 12), 255, np.uint8)
     check(b)
 
 
-@pytest.mark.parametrize("kind", ["Binary", "Ternary", "Quaternary"])
+@pytest.mark.parametrize("kind", [*KINDS, "FourLevel"])
 def test_the_largest_sums_of_bytes_do_not_saturate(build, check, kind):
     layer = {
         "kind": kind, "bits": 8, "channels": 64, "out": 16, "kernel": (3, 3), "pads": [1] * 4, "strides": (2, 1),

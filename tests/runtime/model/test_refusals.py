@@ -139,6 +139,13 @@ CASES = {
     "pixel weight of other channels": (edit("PixelConv", 1, lambda w: w[:, :1]), "expected [O, 3, kh, kw]"),
     "weight_shape": (attribute("TernaryConv", "weight_shape", [16, 3, 3, 15]), "is [16, 3, 3, 15], expected [O, kh, kw, 16]"),
     "huge weight_shape": (attribute("TernaryConv", "weight_shape", [1 << 40, 3, 3, 16]), "weight_shape is"),
+    "levels": (attribute("FourLevelConv", "levels", [3, 1]), "levels are [3, 1], expected two ascending integers of 1 to 64"),
+    "equal levels": (attribute("FourLevelConv", "levels", [3, 3]), "expected two ascending integers"),
+    "level 0": (attribute("FourLevelConv", "levels", [0, 3]), "expected two ascending integers"),
+    "large level": (attribute("FourLevelConv", "levels", [1, 65]), "levels are [1, 65], expected two ascending integers"),
+    "three levels": (attribute("FourLevelConv", "levels", [1, 2, 3]), "attribute 'levels' is [1, 2, 3], expected 2 integers"),
+    "no levels": (attribute("FourLevelConv", "levels", None), "attribute 'levels' is None, expected 2 integers"),
+    "levels of ternary weights": (attribute("TernaryConv", "levels", [1, 3]), "attribute 'levels' = [1, 3] is not supported"),
     "missing strides": (attribute("TernaryConv", "strides", None), "attribute 'strides' is None, expected 2 integers"),
     "zero stride": (attribute("TernaryConv", "strides", [0, 1]), "strides must be positive"),
     "negative pad": (attribute("TernaryConv", "pads", [-1, 1, 1, 1]), "pads in [0, kernel)"),
@@ -185,7 +192,8 @@ def model(graphs):
     z = b.clip(b.op("Add", b.pad_shortcut(x, 0, 0, 1), y))
     one = b.conv(b.quantize(z, 1), "Ternary", 1, (1, 1))
     w = b.conv(b.quantize(one, 1), "Binary", 16, (3, 3), (1, 1), (1, 1, 1, 1))
-    b.classifier(b.op("Add", z, w))
+    v = b.conv(b.quantize(one, 1), "FourLevel", 16, (1, 1))
+    b.classifier(b.op("Add", b.op("Add", z, w), v))
     return b.model()
 
 
@@ -204,6 +212,18 @@ def test_broken_file_is_refused(model, name):
     assert words in message
     assert message.startswith("<bytes>: ")
     assert "\n" not in message
+
+
+def test_sums_of_large_levels_that_overflow_32_bits_are_refused(graphs):
+    def data(levels):
+        b = graphs.Builder(1, 1, 1, 1)
+        b.levels = levels
+        b.classifier(b.conv(b.quantize(b.pixel_conv(43_900, 1), 8), "FourLevel", 1, (1, 1)))
+        return b.model().SerializeToString()
+
+    InferenceSession(data((1, 10)))
+    with pytest.raises(ModelError, match="sums over 43900 weights overflow 32 bits"):
+        InferenceSession(data((1, 64)))
 
 
 def test_missing_file_is_refused_by_name(tmp_path):

@@ -28,7 +28,7 @@ def plan(graphs):
 
 @pytest.mark.parametrize("cpu", CPUS)
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
-@pytest.mark.parametrize("kind", ["Binary", "Ternary", "Quaternary"])
+@pytest.mark.parametrize("kind", ["Binary", "Ternary", "Quaternary", "FourLevel"])
 def test_plans_of_every_processor_are_accepted_and_read_back_from_their_table(graphs, kind, bits, cpu):
     model = network(graphs, kind, bits)
     for threads, merge in ((1, True), (3, True), (1, False)):

@@ -9,7 +9,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 DOMAIN = "bitplane"
-PLANES = {"BinaryConv": 1, "TernaryConv": 2, "QuaternaryConv": 2, "BinaryWeight": 1, "TernaryWeight": 2, "QuaternaryWeight": 2}
+PLANES = {
+    **{f"{kind}{what}": planes for what in ("Conv", "Weight") for kind, planes in (("Binary", 1), ("Ternary", 2))},
+    **{f"{kind}{what}": 2 for what in ("Conv", "Weight") for kind in ("Quaternary", "FourLevel")},
+}
 INTEGERS = [
     *(0, 1, 2, 3, 5, 7, 15, 16, 17, 31, 33, 64, 100, 255, 256, 1000, 4096, 65535, 65536, 1 << 20, 1 << 24, 1 << 28),
     *(2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**32 + 1, 1 << 40, 1 << 61, 1 << 62, 2**63 - 1),
@@ -200,6 +203,13 @@ def attribute(model: Model, rng: Rng) -> None:
         node.attribute.remove(a)
 
 
+def levels(model: Model, rng: Rng) -> None:
+    found = [a for n in model.graph.node for a in n.attribute if a.name == "levels"]
+    if found:
+        low, high = rng.randint(1, 64), rng.randint(1, 64)
+        rng.choice(found).ints[:] = [rng.choice([low, low, *INTEGERS]), rng.choice([high, high, *INTEGERS])]
+
+
 def strides(model: Model, rng: Rng) -> None:
     nodes = [n for n in model.graph.node if any(a.name in ("strides", "steps") for a in n.attribute)]
     if nodes:
@@ -346,7 +356,7 @@ def header(model: Model, rng: Rng) -> None:
 
 
 Change = Callable[[Model, Rng], None]
-_VALID: list[Change] = [other_input_size, kernel, strides, pads, pool, top, step, value, rewire_value]
+_VALID: list[Change] = [other_input_size, kernel, levels, strides, pads, pool, top, step, value, rewire_value]
 """Changes after which a file is often a packed file still: another network."""
 CHANGES: list[Change] = [
     *_VALID, *_VALID, *_VALID,

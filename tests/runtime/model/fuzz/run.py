@@ -31,6 +31,7 @@ SOURCES = [
     TESTS / "fixtures/format-1.1/every-operator.onnx",
     TESTS / "fixtures/format-1.1/ternary4.onnx",
     TESTS / "fixtures/format-1.2/reactnet.onnx",
+    TESTS / "fixtures/format-1.4/four-levels.onnx",
     TESTS / "fixtures/format-1/binary1.onnx",
     TESTS / "fixtures/format-1/ternary2.onnx",
     TESTS / "fixtures/format-1/quaternary4.onnx",
