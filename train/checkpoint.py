@@ -12,7 +12,7 @@ A folder is written under a temporary name, synced and renamed; only then are ol
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -204,10 +204,23 @@ def read_result(run: Path) -> Result:
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file of a run."""
+    if path.exists() and not path.is_file():  # opening a pipe would wait for its writer
+        raise CheckpointError(f"{path}: is not a regular file; give the weights of a run")
     try:
         return load_file(path)
     except (OSError, SafetensorError) as e:
         raise CheckpointError(f"{path}: missing or damaged ({e}); resume or train the run again") from e
+
+
+def check_finite(values: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse weights that are infinite or NaN.
+
+    Raises:
+        CheckpointError: names the first tensor.
+    """
+    for key, value in values.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise CheckpointError(f"{path}: `{key}` has values that are not finite; restore the file or train again")
 
 
 def load_weights(model: ResNet, path: Path, *, lenient: bool = False) -> list[str]:
@@ -240,6 +253,11 @@ def load_weights(model: ResNet, path: Path, *, lenient: bool = False) -> list[st
         want = list(own[k].shape) if k in own else "absent"
         raise CheckpointError(f"{path}: belongs to another model: `{k}` is {had} there and {want} in {model.config.model}")
     usable = {k: v for k, v in values.items() if k in own and own[k].shape == v.shape}
+    for k, v in usable.items():
+        floats = v.is_floating_point() and own[k].is_floating_point()
+        if v.dtype != own[k].dtype and not (floats and lenient):
+            raise CheckpointError(f"{path}: `{k}` is {v.dtype} there and {own[k].dtype} in {model.config.model}")
+    check_finite(usable, path)
     model.load_state_dict(usable, strict=False)
     for block in new_blocks.values():
         block.start_as_identity()

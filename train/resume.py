@@ -22,6 +22,10 @@ Whole = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 Real = Annotated[float, msgspec.Meta(ge=0)]
 
 
+STEPS = "step"
+"""Adam's count of steps: the one number in an optimizer's state of a tensor."""
+
+
 @dataclass
 class Progress:
     """How far a run has come.
@@ -72,16 +76,26 @@ def restore(model: ResNet, optimizer: ProxOptimizer, folder: Path, processes: in
     for m in model.modules():
         if isinstance(m, LearnedStep) and progress.bits:
             m.bits = progress.bits
-    named, average = _named(model), optimizer.average
-    for key, value in read_tensors(folder / "optimizer.safetensors").items():
+    file, named = folder / "optimizer.safetensors", _named(model)
+    kept = {"latent": optimizer.latent, "average": optimizer.average}
+    values = read_tensors(file)
+    for field, tensors in kept.items():
+        for name, p in named.items():
+            if p in tensors and f"{name}/{field}" not in values:
+                raise CheckpointError(f"{file}: `{name}/{field}` is missing; resume from an older checkpoint")
+    for key, value in values.items():
         name, _, field = key.rpartition("/")
-        if name not in named:
-            raise CheckpointError(f"{folder / 'optimizer.safetensors'}: `{name}` is not a parameter of {model.config.model}")
+        if name not in named or (field in kept and named[name] not in kept[field]):
+            raise CheckpointError(f"{file}: `{key}` is nothing that {model.config.model} and its optimizer have")
         p = named[name]
-        if field in ("latent", "average"):
-            (optimizer.latent if field == "latent" else average)[p].copy_(value)
+        if (value.shape, value.dtype) != (p.shape, p.dtype) and field != STEPS:
+            raise CheckpointError(
+                f"{file}: `{key}` is {value.dtype} {list(value.shape)}, `{name}` is {p.dtype} {list(p.shape)}"
+            )
+        if field in kept:
+            kept[field][p].copy_(value)
         else:
-            optimizer.state[p][field] = torch.empty_like(p).copy_(value) if value.shape == p.shape else value.to(p.device)
+            optimizer.state[p][field] = torch.empty_like(p).copy_(value) if field != STEPS else value.to(p.device)
     optimizer.step_count, optimizer.average_weight = progress.step, progress.average_weight
     optimizer.refresh()
     return progress

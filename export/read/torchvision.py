@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from bitplane.export.errors import ExportError
-from bitplane.train.checkpoint import read_tensors
+from bitplane.train.checkpoint import check_finite, read_tensors
 from bitplane.train.models import ModelConfig, ResNet, build_model
 
 IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
@@ -37,6 +37,7 @@ def load_torchvision(path: Path) -> ResNet:
     for key, value in weights.items():
         if own[key].shape != value.shape:
             raise ExportError(f"{path}: `{key}` is {list(value.shape)}, expected {list(own[key].shape)}")
+    check_finite(weights, path)
     model.load_state_dict(weights, strict=False)
     return model.eval()
 
@@ -44,7 +45,8 @@ def load_torchvision(path: Path) -> ResNet:
 def _configuration(path: Path, weights: Mapping[str, Tensor]) -> ModelConfig:
     counts = tuple(sum(f"layer{i}.{j}.conv1.weight" in weights for j in range(64)) for i in range(1, 5))
     name = _DEPTHS.get((*counts, "layer1.0.conv3.weight" in weights))  # type: ignore[arg-type]
-    if name is None or "fc.weight" not in weights:
+    shaped = all(k in weights and weights[k].dim() == dims for k, dims in (("conv1.weight", 4), ("fc.weight", 2)))
+    if name is None or not shaped:
         raise ExportError(f"{path}: not the weights of torchvision's resnet18, resnet34 or resnet50 (blocks: {counts})")
     channels, classes = weights["conv1.weight"].shape[1], weights["fc.weight"].shape[0]
     return ModelConfig(

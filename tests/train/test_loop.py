@@ -92,7 +92,7 @@ def test_two_processes_train_as_one_does_with_the_same_batch(config, tmp_path):
     assert command(tmp_path / "one", config, *extra) == 0
     launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     assert command(tmp_path / "two", config, *extra, launcher=launcher, ACCELERATE_USE_CPU="true") == 0
-    state = [read_json(tmp_path / name / "checkpoints" / "epoch-0003" / "state.json") for name in ("one", "two")]
+    state = [read_json(tmp_path / name / "checkpoints" / "epoch-0003" / "state.json", dict) for name in ("one", "two")]
     assert [s["processes"] for s in state] == [1, 2]
     assert state[0]["step"] == state[1]["step"] == 12
     # Rounding differs, and training amplifies it from epoch to epoch.
@@ -227,7 +227,7 @@ def test_a_run_is_resumed_by_its_stored_options_and_others_are_refused(finished,
 
 def test_accumulated_parts_take_as_many_steps(config, tmp_path):
     train(replace(config, accumulate=2), tmp_path / "run", progress=False)
-    assert read_json(tmp_path / "run" / "checkpoints" / "epoch-0003" / "state.json")["step"] == 12
+    assert read_json(tmp_path / "run" / "checkpoints" / "epoch-0003" / "state.json", dict)["step"] == 12
 
 
 def test_a_batch_that_cannot_be_cut_is_refused(config, tmp_path):
@@ -276,7 +276,7 @@ def test_a_teacher_and_earlier_bits_change_what_is_learned(config, tmp_path):
     recipe = {"earlier_bits": (8,), "activations": 2, "label_smoothing": 0.1, "reestimate": 2}
     train(from_options({**recipe, "teacher": str(tmp_path / "teacher")}, config), tmp_path / "run", progress=False)
     train(from_options(recipe, config), tmp_path / "plain", progress=False)
-    assert read_json(tmp_path / "run" / "checkpoints" / "epoch-0003" / "state.json")["bits"] == 2
+    assert read_json(tmp_path / "run" / "checkpoints" / "epoch-0003" / "state.json", dict)["bits"] == 2
     assert losses(tmp_path / "run") != losses(tmp_path / "plain")
     with pytest.raises(ConfigError, match="needs activations of 2, 4 or 8 bits"):
         train(from_options({"earlier_bits": (4,), "activations": 32}, config), tmp_path / "other")

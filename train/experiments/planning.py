@@ -1,6 +1,7 @@
 """From a description to the runs that it asks for: a pure function, in the order in which they are trained."""
 
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -9,6 +10,9 @@ from typing import Any
 from bitplane.train.config import TrainConfig, from_options
 from bitplane.train.errors import ConfigError
 from bitplane.train.experiments.description import VARIANT, Experiment, Group, matches
+
+MOST_RUNS = 10_000
+"""Of a description: axes multiply."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,9 @@ def plan(experiment: Experiment, output: Path, options: Mapping[str, Any], init:
         ConfigError: an option is unknown or has a value that cannot be used; the message names file and group.
     """
     planned: list[Planned] = []
+    count = sum(math.prod(map(len, g.axes.values())) for g in experiment.groups)
+    if count > MOST_RUNS:
+        raise ConfigError(f"{experiment.path}: asks for {count} runs, at most {MOST_RUNS} are planned; shorten the axes")
     for g in experiment.groups:
         for values in itertools.product(*g.axes.values()):
             axes = dict(zip(g.axes, values, strict=True))
