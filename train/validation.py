@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import fields
+from functools import cache
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -22,7 +23,7 @@ def check_fields(config: "DataclassInstance", **ranges: tuple[float, float]) -> 
     Raises:
         ConfigError: names the first field that is not of its type, not among its choices, not finite or out of range.
     """
-    hints = get_type_hints(type(config))
+    hints = _hints(type(config))
     for name in (f.name for f in fields(config)):
         value, hint = getattr(config, name), hints[name]
         if isinstance(hint, UnionType):  # X | None
@@ -42,6 +43,11 @@ def check_fields(config: "DataclassInstance", **ranges: tuple[float, float]) -> 
             low, high = ranges[name]
             limit = f"at least {low:g}" if math.isinf(high) else f"between {low:g} and {high:g}"
             raise ConfigError(f"`{name}` (={value}) must be {limit}")
+
+
+@cache
+def _hints(config: type) -> dict[str, Any]:
+    return get_type_hints(config)
 
 
 def _is(value: Any, kind: type) -> bool:

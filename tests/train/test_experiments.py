@@ -216,6 +216,7 @@ def test_a_start_that_is_not_finished_is_named(description, tmp_path):
         (("top1 = 12.5", "top = 12.5"), r"unknown field `top` - at `\$.reference\[0\]`"),
         (("top1 = 12.5", "top1 = true"), r"expected `float`, got `bool` - at `\$.reference\[0\].top1`"),
         (('title = "Tiny"', ""), "missing required field `title`"),
+        (("seed = [0, 1]", "seed = [0, 1, 0]"), "group 'fine tuned': axis `seed` has 0 twice"),
         (("[common]", "[commons]"), "unknown field `commons`"),
         (('name = "float"', 'nome = "float"'), r"unknown field `nome` - at `\$.group\[0\]`"),
         (("[common]", "[common"), "not an experiment description"),
@@ -226,6 +227,22 @@ def test_a_description_that_cannot_be_used_is_refused(description, change, compl
     with pytest.raises(ConfigError, match=complaint) as error:
         e.read_experiment(description)
     assert str(description) in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["../up", "a/../../up", "/up"])
+def test_a_run_outside_of_the_output_folder_is_refused(description, tmp_path, name):
+    description.write_text(
+        description.read_text().replace('name = "fine tuned"', f'name = "{name}"').replace('"fine tuned"', f'"{name}"')
+    )
+    with pytest.raises(ConfigError, match=r"would leave the output"):
+        e.plan(e.read_experiment(description), tmp_path / "out", {})
+
+
+def test_more_runs_than_anyone_can_train_are_refused_before_they_are_planned(description, tmp_path):
+    text = description.read_text().replace("seed = [0, 1]", f"seed = {list(range(999))}, epochs = {list(range(1, 999))}")
+    description.write_text(text)
+    with pytest.raises(ConfigError, match=r"asks for 1994005 runs, at most 2000 are planned"):
+        e.plan(e.read_experiment(description), tmp_path, {})
 
 
 def test_an_option_that_no_run_has_is_named_with_its_file_and_group(description, tmp_path):

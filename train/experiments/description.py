@@ -142,6 +142,9 @@ def _check_groups(groups: Sequence[Group]) -> None:
         for teacher in (g.teacher, *(o.teacher for o in g.override)):
             if teacher and teacher not in before:
                 raise ConfigError(f"{where} learns from '{teacher}', which is no group before it")
+        for axis, values in g.axes.items():
+            if again := [v for j, v in enumerate(values) if v in values[:j]]:
+                raise ConfigError(f"{where}: axis `{axis}` has {again[0]!r} twice")
         if g.columns not in g.axes:
             raise ConfigError(f"{where} has no axis '{g.columns}' for its columns; the axes are {', '.join(g.axes)}")
         for j, o in enumerate(g.override, 1):

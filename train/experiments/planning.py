@@ -11,7 +11,7 @@ from bitplane.train.config import TrainConfig, from_options
 from bitplane.train.errors import ConfigError
 from bitplane.train.experiments.description import VARIANT, Experiment, Group, matches
 
-MOST_RUNS = 10_000
+MOST_RUNS = 2000
 """Of a description: axes multiply."""
 
 
