@@ -14,6 +14,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from bitplane.atomic import write_file
 from bitplane.errors import BitplaneError
 from bitplane.export.errors import ExportError, first_line
 from bitplane.export.nodes.conv import Conv
@@ -28,7 +29,6 @@ from bitplane.export.read.source import check_samples, read_source
 from bitplane.export.read.torchvision import IMAGENET, load_torchvision
 from bitplane.export.report import ExportReport, LayerReport, report_layers
 from bitplane.export.verify import Verification, verify
-from bitplane.export.write.file import write_atomically
 from bitplane.export.write.forms import FORMS, Form, write_model
 from bitplane.export.write.metadata import make_metadata, make_origin
 from bitplane.format import names as fmt
@@ -210,9 +210,9 @@ def _export(source: nn.Module | onnx.ModelProto, samples: Tensor | np.ndarray, p
             " (allow_unrunnable=True) to write it for other engines"
         )
     signed = b"" if options.sign_key is None else sign(data, path.name, options.sign_key)
-    write_atomically(path, data)
+    write_file(path, data, ExportError)
     if signature is not None:  # after the file: an older file keeps its signature until it is replaced
-        write_atomically(signature, signed)
+        write_file(signature, signed, ExportError)
     return ExportReport(
         str(path), options.form, len(data), **asdict(report.verification), unrunnable=unrunnable, layers=report.layers
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bitplane.atomic import write_file
 from bitplane.format import names as fmt
 from bitplane.runtime.errors import InputError
 from bitplane.runtime.execute import machine_code
@@ -206,8 +207,7 @@ class InferenceSession:
             The file's name: the prefix, the time, ".json".
 
         Raises:
-            InputError: `enable_profiling` was not set.
-            OSError: the file cannot be written.
+            InputError: `enable_profiling` was not set, or the file cannot be written.
         """
         from bitplane.runtime.inspect.profile import chrome_trace
 
@@ -215,7 +215,7 @@ class InferenceSession:
             raise InputError("profiling is off; set `enable_profiling` of SessionOptions before the session is made")
         name = f"{self._options.profile_file_prefix}_{time.strftime('%Y-%m-%d_%H-%M-%S')}.json"
         steps = self.profiled()
-        Path(name).write_text(chrome_trace(self._plan, self._events, steps, self._model.label))
+        write_file(Path(name), chrome_trace(self._plan, self._events, steps, self._model.label).encode(), InputError)
         self._events = None
         return name
 

@@ -20,11 +20,15 @@ MAY_IMPORT = {
     "bitplane": set(),
     "bitplane.format": {"bitplane.errors", "numpy", "onnx"},
     "bitplane.pixels": {"bitplane.errors", "bitplane.format", "numpy", "PIL"},
+    "bitplane.atomic": {"bitplane.errors"},
     "bitplane.signature": {"bitplane.errors", "bitplane.format", "model_signing"},
     "bitplane.documents": {"bitplane.errors", "bitplane.format", "msgspec"},
     "bitplane.cli": {"bitplane", "tyro", "numpy", "msgspec"},
     "bitplane.train": {
+        "bitplane.atomic",
         "bitplane.errors",
+        "bitplane.format.errors",
+        "bitplane.format.files",
         "bitplane.format.levels",
         "bitplane.format.limits",
         "bitplane.documents",
@@ -32,7 +36,7 @@ MAY_IMPORT = {
         *("msgspec", "torch", "torchvision", "accelerate", "safetensors", "sklearn", "numpy", "tqdm", "filelock"),
     },
     "bitplane.export": {
-        *("bitplane.errors", "bitplane.format", "bitplane.export", "bitplane.signature"),
+        *("bitplane.atomic", "bitplane.errors", "bitplane.format", "bitplane.export", "bitplane.signature"),
         *("numpy", "onnx", "onnxruntime", "torch"),
     },
     "bitplane.export.nodes": {
@@ -93,7 +97,8 @@ MAY_IMPORT = {
         *("bitplane.runtime.kernels.fields", "bitplane.runtime.kernels.shapes", "bitplane.runtime.kernels.target", "numpy"),
     },
     "bitplane.runtime.execute": {
-        *("bitplane.format.levels", "bitplane.runtime.plan", "bitplane.runtime.kernels"),
+        *("bitplane.atomic", "bitplane.format.levels", "bitplane.runtime.errors"),
+        *("bitplane.runtime.plan", "bitplane.runtime.kernels"),
         *("numpy", "llvmlite", "filelock", "platformdirs"),
     },
     "bitplane.runtime.inspect": {
@@ -102,7 +107,7 @@ MAY_IMPORT = {
         *("bitplane.runtime.kernels", "numpy", "numba", "llvmlite"),
     },
     "bitplane.runtime": {
-        *("bitplane.errors", "bitplane.format", "bitplane.runtime", "numpy"),
+        *("bitplane.atomic", "bitplane.errors", "bitplane.format", "bitplane.runtime", "numpy"),
     },
     "bitplane.benchmarks": {
         *("bitplane.errors", "bitplane.format", "bitplane.train", "bitplane.export", "bitplane.runtime", "bitplane.benchmarks"),
@@ -241,7 +246,17 @@ def test_every_room_is_typed(folder):
 
 @pytest.mark.parametrize(
     "folder",
-    ["__init__.py", "errors.py", "pixels.py", "signature.py", "format", "cli", *(f for f in ROOMS.values() if f != "bitplane")],
+    [
+        "__init__.py",
+        "errors.py",
+        "pixels.py",
+        "atomic.py",
+        "documents.py",
+        "signature.py",
+        "format",
+        "cli",
+        *(f for f in ROOMS.values() if f != "bitplane"),
+    ],
 )
 def test_the_type_checker_finds_every_room(folder):
     home = ROOT / folder if folder in ROOMS.values() else ROOT / "bitplane" / folder

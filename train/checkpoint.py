@@ -6,27 +6,36 @@
                                          epoch-0000 is the start of the run, written before config.json
     RUN/final/                           model.safetensors (weights exactly in the level set), result.json: what export reads
 
-A folder is written under a temporary name, synced and renamed; only then are older ones removed.
+Folders hold checksums.json too, the SHA-256 of each file in them, which is checked when the file is read. A folder is written
+under a temporary name, flushed to the disk and renamed; only then are older ones removed.
 """
 
+import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict, TypeVar
 
 import msgspec
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 from torch import Tensor
 
 from bitplane import documents
+from bitplane.atomic import new_folder, remove_folder, replace_file, sweep
+from bitplane.format.errors import FileError
+from bitplane.format.files import read_file
 from bitplane.train.config import MOST, DataConfig, ModelConfig, OptimizerConfig, RecipeConfig, TrainConfig
 from bitplane.train.errors import CheckpointError, ConfigError
 from bitplane.train.models import ResNet, build_model
+
+CHECKSUMS = "checksums.json"
+"""In every folder that `write_folder` writes: name of a file to its SHA-256."""
+MAX_TENSORS = 1 << 36
+"""Bytes of the largest file of a run that is read."""
 
 T = TypeVar("T")
 DOCUMENT = documents.Kind("a file of a run of this version of bitplane", "restore it or train again", CheckpointError)
@@ -50,12 +59,11 @@ class Result(TypedDict):
 
 
 @contextmanager
-def writing(path: Path, temporary: Path | None = None) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
     """Say in one line that `path` cannot be written.
 
     Args:
         path: what the block writes.
-        temporary: file or folder to remove if it cannot.
 
     Raises:
         CheckpointError: the block met an error of the file system.
@@ -63,15 +71,11 @@ def writing(path: Path, temporary: Path | None = None) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as e:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
         raise CheckpointError(f"{path}: cannot be written ({e}); free some space or choose another folder") from e
 
 
 def write_folder(path: Path, tensors: dict[str, dict[str, Tensor]], documents: dict[str, Any]) -> None:
-    """Write a folder of safetensors and JSON files atomically, replacing an old one.
+    """Write a folder of safetensors and JSON files, and their checksums, atomically; an older one is replaced.
 
     Args:
         path: the folder.
@@ -81,20 +85,35 @@ def write_folder(path: Path, tensors: dict[str, dict[str, Tensor]], documents: d
     Raises:
         CheckpointError: the disk is full or not writable; nothing half written stays.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    with writing(path, temporary):
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+    with writing(path), new_folder(path) as folder:
+        sums = dict[str, str]()
         for stem, values in tensors.items():
-            save_file({k: v.detach().cpu().contiguous() for k, v in values.items()}, temporary / f"{stem}.safetensors")
+            data = save({k: v.detach().cpu().contiguous() for k, v in values.items()})
+            sums[f"{stem}.safetensors"] = _write(folder / f"{stem}.safetensors", data)
         for stem, value in documents.items():
-            (temporary / f"{stem}.json").write_text(json.dumps(value, indent=1) + "\n")
-        for file in [*temporary.iterdir(), temporary]:
-            _sync(file)
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.rename(path)
-        _sync(path.parent)
+            sums[f"{stem}.json"] = _write(folder / f"{stem}.json", _to_json(value))
+        _write(folder / CHECKSUMS, _to_json(sums))
+
+
+def _write(path: Path, data: bytes) -> str:
+    """Write a file, and return its SHA-256."""
+    path.write_bytes(data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def _to_json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1) + "\n").encode()
+
+
+def _check_sum(path: Path, data: bytes) -> None:
+    """Refuse a file of a run that is not what was written, where its folder has checksums; runs of bitplane 0.1 have none."""
+    sums = path.with_name(CHECKSUMS)
+    wanted = documents.read_json(sums, dict[str, str], DOCUMENT).get(path.name) if sums.is_file() else None
+    if wanted is not None and wanted != hashlib.sha256(data).hexdigest():
+        raise CheckpointError(
+            f"{path}: is not what was written (its SHA-256 is not that of {CHECKSUMS}); restore it, or remove {sums} if the"
+            " change was yours"
+        )
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -127,7 +146,8 @@ def save_checkpoint(
     saved = checkpoints(run)
     for old in saved[:-keep] + [p for p in saved[-keep:-1] if _epoch_of(p) == 0]:
         with writing(old):
-            shutil.rmtree(old)
+            remove_folder(old)
+    sweep(run / "checkpoints")
 
 
 def newest_checkpoint(run: Path) -> Path:
@@ -148,12 +168,9 @@ def write_config(run: Path, config: TrainConfig) -> None:
     Raises:
         CheckpointError: it cannot be written.
     """
-    temporary = run / ".config.json.tmp"
-    with writing(run, temporary):
+    with writing(run):
         run.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(asdict(config), indent=1) + "\n")
-        _sync(temporary)
-        temporary.rename(run / "config.json")
+        replace_file(run / "config.json", _to_json(asdict(config)))
 
 
 def read_config(run: Path) -> TrainConfig:
@@ -188,8 +205,9 @@ def read_json(path: Path, form: type[T]) -> T:
     Raises:
         CheckpointError: missing, damaged, or not of the type `form`.
     """
-    if not path.exists():
+    if not os.path.lexists(path):
         raise CheckpointError(f"{path}: is missing; is {path.parent} a run of `bitplane train`, and finished?")
+    _check_sum(path, _read(path))
     return documents.read_json(path, form, DOCUMENT)
 
 
@@ -203,12 +221,23 @@ def read_result(run: Path) -> Result:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file of a run."""
-    if path.exists() and not path.is_file():  # opening a pipe would wait for its writer
-        raise CheckpointError(f"{path}: is not a regular file; give the weights of a run")
+    """Read a safetensors file of a run.
+
+    Raises:
+        CheckpointError: missing, damaged, or not what was written.
+    """
+    data = _read(path)
+    _check_sum(path, data)
     try:
-        return load_file(path)
-    except (OSError, SafetensorError) as e:
+        return load(data)
+    except (SafetensorError, ValueError, KeyError) as e:
+        raise CheckpointError(f"{path}: missing or damaged ({e}); resume or train the run again") from e
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return read_file(path, MAX_TENSORS)
+    except FileError as e:
         raise CheckpointError(f"{path}: missing or damaged ({e}); resume or train the run again") from e
 
 
@@ -275,11 +304,3 @@ def load_final(run: Path) -> tuple[ResNet, TrainConfig, Result]:
     model = build_model(config.model)
     load_weights(model, run / "final" / "model.safetensors")
     return model.eval(), config, result
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

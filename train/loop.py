@@ -9,9 +9,8 @@ its newest checkpoint ends with the weights it would have had, bit for bit on a 
 """
 
 import math
-import shutil
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from accelerate.utils import parse_flag_from_env
 from torch import Tensor
 from tqdm import tqdm
 
+from bitplane.atomic import remove_folder
 from bitplane.train.activations import start_steps
 from bitplane.train.checkpoint import (
     checkpoints,
@@ -176,7 +176,8 @@ def _begin(session: Session) -> Progress:
             write_config(run, session.config)
         except CheckpointError:
             if new:
-                shutil.rmtree(run, ignore_errors=True)
+                with suppress(OSError):
+                    remove_folder(run)
             raise
     return state
 

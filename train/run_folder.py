@@ -9,6 +9,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from bitplane.atomic import replace_file
 from bitplane.train.checkpoint import writing
 from bitplane.train.errors import RunTakenError
 
@@ -69,10 +70,9 @@ def shorten_log(run: Path, epochs: int) -> None:
     Raises:
         CheckpointError: it cannot be written.
     """
-    path, temporary = run / "log.jsonl", run / ".log.jsonl.tmp"
+    path = run / "log.jsonl"
     if not path.is_file():
         return
-    with writing(path, temporary):
+    with writing(path):
         lines = path.read_text().splitlines(keepends=True)[:epochs]
-        temporary.write_text("".join(lines))
-        temporary.replace(path)
+        replace_file(path, "".join(lines).encode())

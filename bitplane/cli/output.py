@@ -5,12 +5,12 @@ strangers.
 """
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bitplane.atomic import write_file
 from bitplane.errors import BitplaneError
 from bitplane.format.text import plain
 
@@ -64,21 +64,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         UsageError: the path is no regular file, or cannot be written.
     """
-    try:
-        if path.exists() and not path.is_file():
-            raise UsageError(f"{path}: exists and is not a regular file; choose another path")
-        temporary = path.with_name(f".{path.name}.tmp")
-        try:
-            with temporary.open("wb") as f:
-                f.write(data)
-                f.flush()
-                os.fsync(f.fileno())
-            temporary.replace(path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-    except OSError as e:
-        raise UsageError(f"{path}: cannot be written ({e.strerror}); choose another path or free some space") from e
+    write_file(path, data, UsageError)
 
 
 def make_folder(path: Path) -> None:

@@ -10,9 +10,9 @@ because waking a sleeping thread takes as long as a small network and its core h
 can fail happens before any part has started, and a call that has started cannot be interrupted: nothing ever runs half a call.
 """
 
+import _thread
 import os
 import queue
-import threading
 import weakref
 from typing import Any, NamedTuple
 
@@ -51,8 +51,8 @@ class Worker:
 
     def __init__(self, owner: "Executor", run_plan: RunPlan, mail: NDArray[np.int64], looks: int) -> None:
         self._news: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        arguments = run_plan, mail, looks, self._news, weakref.ref(owner, self._news.put)
-        threading.Thread(target=_serve, args=arguments, name="bitplane", daemon=True).start()
+        # Not threading.Thread, whose `start` keeps a record of the thread for good if an interrupt ends it.
+        _thread.start_new_thread(_serve, (run_plan, mail, looks, self._news, weakref.ref(owner, self._news.put)))
 
     def announce(self) -> None:
         """Be awake: a call will let the mailbox's sequence number grow."""

@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 
 from bitplane.cli import main
 from bitplane.format.levels import LEVEL_SETS
-from bitplane.train import checkpoint
 from bitplane.train.checkpoint import load_final, read_config, read_json, write_config
 from bitplane.train.config import TrainConfig, from_options, to_options
 from bitplane.train.data import load_data
@@ -188,12 +187,12 @@ def test_a_full_disk_at_the_log_is_one_line_and_the_run_can_go_on(config, tmp_pa
     assert [json.loads(line)["epoch"] for line in (run / "log.jsonl").read_text().splitlines()] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("broken", ["save_file", "_sync"])
+@pytest.mark.parametrize("broken", ["train.checkpoint.save", "atomic._flush", "train.checkpoint.replace_file"])
 def test_a_start_that_cannot_be_written_leaves_nothing(config, tmp_path, monkeypatch, broken):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, broken, full)
+    monkeypatch.setattr(f"bitplane.{broken}", full)
     with pytest.raises(CheckpointError, match="cannot be written"):
         train(config, tmp_path / "new" / "run", progress=False)
     assert not (tmp_path / "new").exists()

@@ -1,11 +1,11 @@
 """Train the runs of a description that are missing, each by one process at a time."""
 
-import shutil
 from collections.abc import Callable
 
 from tqdm import tqdm
 
-from bitplane.train.checkpoint import checkpoints, read_config
+from bitplane.atomic import remove_folder
+from bitplane.train.checkpoint import checkpoints, read_config, writing
 from bitplane.train.config import DataConfig, to_options
 from bitplane.train.data.dataset import Dataset, with_data
 from bitplane.train.errors import BitplaneError, CheckpointError, RunTakenError
@@ -66,5 +66,6 @@ def _prepare(p: Planned, data: Dataset) -> bool:
             )
     if checkpoints(p.folder):
         return True
-    shutil.rmtree(p.folder)
+    with writing(p.folder):
+        remove_folder(p.folder)
     return False

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from bitplane.runtime import InferenceSession, SessionOptions
+from bitplane.runtime.execute import threads
 from bitplane.runtime.execute.threads import Part
 
 MODEL = Path(__file__).resolve().parents[2] / "fixtures" / "format-1" / "ternary2.onnx"
@@ -59,7 +60,14 @@ def test_a_kernel_that_waits_lets_other_python_threads_run():
 
 def helpers():
     """The threads that help sessions of this process."""
-    return {t for t in threading.enumerate() if t.name == "bitplane"}
+    return {thread for thread, frame in sys._current_frames().items() if "_serve" in functions(frame)}
+
+
+def functions(frame):
+    """The names of a stack's functions."""
+    while frame is not None:
+        yield frame.f_code.co_name
+        frame = frame.f_back
 
 
 def wait_for(reached):
@@ -135,17 +143,16 @@ def test_an_interrupt_at_any_point_of_a_session_leaves_no_thread_and_no_wrong_me
 
 def test_a_thread_that_cannot_be_started_ends_the_call(shared, monkeypatch):
     session, images, expected = shared
-    others, start = helpers(), threading.Thread.start
+    others, start = helpers(), threads._thread.start_new_thread
     started = []
 
-    def exhausted(thread):
+    def exhausted(function, arguments):
         if started:
             raise RuntimeError("can't start new thread")
-        started.append(thread)
-        start(thread)
+        started.append(start(function, arguments))
 
     with monkeypatch.context() as m:
-        m.setattr(threading.Thread, "start", exhausted)
+        m.setattr(threads._thread, "start_new_thread", exhausted)
         with pytest.raises(RuntimeError, match="can't start"):
             session.run(None, {"input": images})
     np.testing.assert_array_equal(session.run(None, {"input": images})[0], expected)

@@ -1,0 +1,1 @@
+../../bitplane/atomic.py
