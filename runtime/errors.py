@@ -9,3 +9,7 @@ class ModelError(BitplaneError):
 
 class InputError(BitplaneError):
     """The value given to `run` does not fit the model's input."""
+
+
+class MachineCodeError(BitplaneError):
+    """The kernels can neither be loaded nor compiled."""

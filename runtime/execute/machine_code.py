@@ -3,18 +3,16 @@
     sources of kernels/ -> numba -> object code (ELF, Mach-O or COFF) -> CACHE/kernels-<key>.bin -> LLVM's linker -> address
 
 Loading needs llvmlite but not numba, so a process that finds the file starts in a fraction of the time and memory. The key is
-a hash of everything that the code depends on: sources of kernels and level sets, versions, processor. What the folder holds is
-executed, so it is used only if it belongs to this user and nobody else can write to it. A file is written whole and renamed; a
-lock makes processes that start together compile once. A folder that can only be read is read; without a usable one the kernels
-are compiled in memory, with a warning.
+a hash of everything that the code depends on: sources of kernels and level sets, versions, processor. `code_cache` says which
+files can be trusted. A file is written whole and renamed; a lock makes processes that start together compile once. A folder
+that can only be read is read. Without a usable one, or where the file cannot be written, the kernels are compiled in memory,
+with a warning.
 """
 
 import ctypes
 import hashlib
 import os
-import stat
 import sys
-import tempfile
 import threading
 import time
 import warnings
@@ -28,14 +26,18 @@ from typing import Any
 import llvmlite.binding as llvm
 
 from bitplane.format import levels
+from bitplane.runtime.errors import MachineCodeError
+from bitplane.runtime.execute import code_cache
 from bitplane.runtime.kernels.fields import ARGUMENTS
 from bitplane.runtime.kernels.target import cpu_features, cpu_name
 
-MAGIC = b"bitplane machine code 1\n"
 NEVER_CALLED = "define void @NRT_MemInfo_call_dtor(ptr %memory) { ret void }"
 """The one function of numba that kernels refer to: it would free an array's memory, and kernels own none."""
 
-OTHER_OPTIONS = ("NUMBA_CACHE_DIR=", "NUMBA_NUM_THREADS=", "NUMBA_THREADING_LAYER", "NUMBA_CPU_NAME=", "NUMBA_CPU_FEATURES=")
+OTHER_OPTIONS = (
+    *("NUMBA_CACHE_DIR=", "NUMBA_NUM_THREADS=", "NUMBA_THREADING_LAYER", "NUMBA_DISABLE_JIT="),
+    *("NUMBA_CPU_NAME=", "NUMBA_CPU_FEATURES="),
+)
 """Numba's environment variables that change no machine code, or that stand in the key by what they mean."""
 
 RunPlan = Callable[..., None]
@@ -58,31 +60,18 @@ class Origin:
     problem: str
 
 
-@dataclass
-class _State:
-    run: RunPlan | None = None
-    origin: Origin | None = None
-    engine: Any = None  # owns the code
-
-
-_state = _State()
+_loaded: tuple[RunPlan, Origin, Any] | None = None
+"""The walker, where it came from, and LLVM's engine, which owns it."""
 _lock = threading.Lock()
 
 
-def cache_folder() -> Path:
-    """Where machine code is kept: BITPLANE_CACHE_DIR, or `bitplane` in NUMBA_CACHE_DIR or in the user's cache folder."""
-    if given := os.environ.get("BITPLANE_CACHE_DIR"):
-        return Path(given).absolute()
-    if given := os.environ.get("NUMBA_CACHE_DIR"):
-        return Path(given).absolute() / "bitplane"
-    return user_cache()
+def _forget_lock() -> None:
+    global _lock
+    _lock = threading.Lock()  # a forked process has not the thread that may hold it
 
 
-def user_cache() -> Path:
-    """`bitplane` in the user's cache folder; not an absolute path if the user has no home."""
-    from platformdirs import user_cache_path
-
-    return user_cache_path("bitplane", appauthor=False)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_lock)
 
 
 def key() -> str:
@@ -101,38 +90,70 @@ def load() -> RunPlan:
     """The compiled walker, `kernels/walker.py`; the first call loads or compiles it, later ones return it.
 
     It takes the walker's arguments and releases the GIL while it runs.
+
+    Raises:
+        MachineCodeError: the kernels can neither be loaded nor compiled.
     """
-    with _lock:
-        if _state.run is None:
-            start = time.perf_counter()
-            symbol, code, file, compiled, problem = _find_or_compile()
-            _state.engine, _state.run = _link(symbol, code)
-            _state.origin = Origin(file, compiled, time.perf_counter() - start, problem)
-        return _state.run
+    return _load()[0]
 
 
 def origin() -> Origin:
     """Where the code that `load` returned came from; loads it if need be."""
-    load()
-    assert _state.origin is not None
-    return _state.origin
+    return _load()[1]
+
+
+def _load() -> tuple[RunPlan, Origin, Any]:
+    global _loaded
+    if _loaded is None:
+        with _lock:
+            if _loaded is None:
+                start = time.perf_counter()
+                with _one_line():
+                    symbol, code, file, compiled, problem = _find_or_compile()
+                    engine, run = _link(symbol, code)
+                _loaded = run, Origin(file, compiled, time.perf_counter() - start, problem), engine
+    return _loaded
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    try:
+        yield
+    except MemoryError as e:
+        raise MachineCodeError("the kernels need more memory than this process can have; give it more") from e
+    except OSError as e:
+        raise MachineCodeError(f"the kernels cannot be loaded ({e}); install bitplane and numba again if this stays") from e
 
 
 def _find_or_compile() -> tuple[str, bytes, Path | None, bool, str]:
-    folder = cache_folder()
-    file, problem = _file(folder), folder_problem(folder)
-    if not problem and (found := _read(file)) is not None:
+    folder = code_cache.cache_folder()
+    file, problem = _file(folder), code_cache.folder_problem(folder)
+    if not problem and (found := code_cache.read(file)) is not None:
         return *found, file, False, ""
-    if problem := problem or _write_problem(folder):
-        text = f"{problem}; kernels are compiled anew in every process (BITPLANE_CACHE_DIR names another folder)"
-        warnings.warn_explicit(text, RuntimeWarning, "bitplane", 1)  # one line: there is no source line to show
+    if problem := problem or code_cache.write_problem(folder):
+        _warn(problem)
         return *compile_kernels(), None, True, problem
-    with _locked(file):
-        if (found := _read(file)) is not None:
+    with code_cache.locked(file, _tell) as waited:
+        if (found := code_cache.read(file)) is not None:
             return *found, file, False, ""
         symbol, code = compile_kernels()
-        problem = _write(file, symbol, code)
+        problem = code_cache.write(file, symbol, code)
+        if problem:
+            _warn(problem)
+        elif waited:
+            warnings.warn_explicit(f"{waited}; kernels were compiled a second time", RuntimeWarning, "bitplane", 1)
         return symbol, code, None if problem else file, True, problem
+
+
+def _warn(problem: str) -> None:
+    text = f"{problem}; kernels are compiled anew in every process (BITPLANE_CACHE_DIR names another folder)"
+    warnings.warn_explicit(text, RuntimeWarning, "bitplane", 1)  # one line: there is no source line to show
+
+
+def _tell(text: str) -> None:
+    """Say on a terminal why nothing happens."""
+    if not sys.flags.quiet and sys.stderr is not None and sys.stderr.isatty():
+        print(f"bitplane: {text}", file=sys.stderr)  # noqa: T201
 
 
 def _file(folder: Path) -> Path:
@@ -141,96 +162,28 @@ def _file(folder: Path) -> Path:
 
 def keep_problem() -> str:
     """Why machine code can neither be found nor kept; "" if it can."""
-    folder = cache_folder()
-    return folder_problem(folder) or ("" if _read(_file(folder)) is not None else _write_problem(folder))
-
-
-def folder_problem(folder: Path) -> str:
-    """Why machine code in a folder, which is made if it is not there, cannot be trusted; "" if it can."""
-    if not folder.is_absolute():
-        return "this user has no home folder"
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.stat()
-    except OSError as e:
-        return f"{folder} cannot be made ({e.strerror})"
-    if hasattr(os, "geteuid"):
-        if found.st_uid != os.geteuid():
-            return f"{folder} belongs to another user"
-        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            return f"{folder} can be written by others (chmod go-w {folder})"
-    return ""
-
-
-def _write_problem(folder: Path) -> str:
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            return ""
-    except OSError as e:
-        return f"{folder} cannot be written ({e.strerror})"
-
-
-@contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    """Hold the lock of a file; where the file system has no locks, go on without: the worst is compiling twice."""
-    from filelock import FileLock
-
-    lock = FileLock(f"{file}.lock", mode=0o600)
-    try:
-        lock.acquire()
-    except (OSError, NotImplementedError):
-        yield
-        return
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _read(file: Path) -> tuple[str, bytes] | None:
-    """Symbol and code of a file; None if it is missing, damaged or not this user's."""
-    try:
-        handle = os.open(file, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
-    except OSError:
-        return None
-    with os.fdopen(handle, "rb") as f:
-        found = os.fstat(f.fileno())
-        if hasattr(os, "geteuid") and (found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)):
-            return None
-        content = f.read()
-    head, _, rest = content[len(MAGIC) :].partition(b"\n")
-    if not content.startswith(MAGIC) or head.decode("ascii", "replace") != hashlib.sha256(rest).hexdigest():
-        return None
-    symbol, _, code = rest.partition(b"\n")
-    return symbol.decode(), code
-
-
-def _write(file: Path, symbol: str, code: bytes) -> str:
-    """Why the file could not be written, such as a full disk: then the next process compiles again; "" if it was."""
-    rest = symbol.encode() + b"\n" + code
-    content = MAGIC + hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest
-    temporary = None
-    try:
-        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")  # mode 0600
-        with os.fdopen(handle, "wb") as f:
-            f.write(content)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, file)
-    except OSError as e:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        return f"{file} cannot be written ({e.strerror})"
-    return ""
+    folder = code_cache.cache_folder()
+    found = code_cache.folder_problem(folder) or code_cache.read(_file(folder))
+    return found if isinstance(found, str) else "" if found else code_cache.write_problem(folder)
 
 
 def compile_kernels() -> tuple[str, bytes]:
-    """Compile the kernels: name of the entry point, and object code."""
+    """Compile the kernels: name of the entry point, and object code.
+
+    Raises:
+        MachineCodeError: numba does not compile.
+    """
     from bitplane.runtime.kernels.walker import compile_run_plan
 
-    if not sys.flags.quiet and sys.stderr is not None and sys.stderr.isatty():
-        print("bitplane: compiling kernels for this processor, once", file=sys.stderr)  # noqa: T201  half a minute without a word
-    (overload,) = compile_run_plan().overloads.values()
+    _tell("compiling kernels for this processor, once")  # half a minute without a word
+    try:
+        (overload,) = compile_run_plan().overloads.values()
+    except AttributeError as e:
+        if os.environ.get("NUMBA_DISABLE_JIT", "0") == "0":
+            raise
+        raise MachineCodeError(
+            "NUMBA_DISABLE_JIT is set and the kernels are not compiled yet; run `bitplane warmup` without it"
+        ) from e
     library = overload.library
     return overload.fndesc.llvm_func_name, library._codegen._tm.emit_object(library._final_module)
 

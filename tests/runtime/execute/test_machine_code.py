@@ -1,6 +1,7 @@
 """Kernels are compiled once a machine, kept where only their user can write, and loaded without numba."""
 
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -9,11 +10,14 @@ from pathlib import Path
 import numpy as np
 import platformdirs
 import pytest
+from filelock import FileLock
 
-from bitplane.runtime.execute import machine_code
+from bitplane.runtime.errors import MachineCodeError
+from bitplane.runtime.execute import code_cache, machine_code
 
 ROOT = Path(__file__).resolve().parents[3]
 MODEL = ROOT / "tests" / "fixtures" / "format-1" / "ternary2.onnx"
+posix = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes, sockets and links of POSIX")
 SCRIPT = """
 import sys
 import numpy as np
@@ -35,13 +39,13 @@ def code():
     """The code of this machine, from the usual cache."""
     file = machine_code.origin().file
     assert file is not None
-    return machine_code._read(file)
+    return code_cache.read(file)
 
 
 @pytest.fixture
 def fresh(monkeypatch, tmp_path):
     """An empty cache folder, and a compiler that counts its calls and costs nothing."""
-    real, calls = machine_code._read(machine_code.origin().file), []
+    real, calls = code_cache.read(machine_code.origin().file), []
 
     def compile_kernels():
         calls.append(1)
@@ -130,7 +134,6 @@ def read_only(monkeypatch):
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)
-    monkeypatch.setattr("tempfile.mkstemp", refuse)
 
 
 def test_a_folder_that_cannot_be_written_is_read_without_a_word(fresh, request):
@@ -160,20 +163,20 @@ def test_a_folder_of_another_user_is_not_used(fresh, monkeypatch):
 def test_the_folder_is_the_users_or_numbas_or_the_one_that_is_named(monkeypatch, tmp_path):
     for name in ("BITPLANE_CACHE_DIR", "NUMBA_CACHE_DIR"):
         monkeypatch.delenv(name, raising=False)
-    assert machine_code.cache_folder() == platformdirs.user_cache_path("bitplane", appauthor=False)
-    assert ROOT not in machine_code.cache_folder().parents  # not beside the package
+    assert code_cache.cache_folder() == platformdirs.user_cache_path("bitplane", appauthor=False)
+    assert ROOT not in code_cache.cache_folder().parents  # not beside the package
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "n"))
-    assert machine_code.cache_folder() == tmp_path / "n" / "bitplane"
+    assert code_cache.cache_folder() == tmp_path / "n" / "bitplane"
     monkeypatch.setenv("BITPLANE_CACHE_DIR", "b")
     monkeypatch.chdir(tmp_path)
-    assert machine_code.cache_folder() == tmp_path / "b"
+    assert code_cache.cache_folder() == tmp_path / "b"
 
 
 def test_a_user_without_a_home_gets_no_folder_in_the_working_one(fresh, monkeypatch, tmp_path):
     for name in ("BITPLANE_CACHE_DIR", "NUMBA_CACHE_DIR", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("bitplane.runtime.execute.machine_code.user_cache", lambda: Path("~/.cache/bitplane"))
+    monkeypatch.setattr("bitplane.runtime.execute.code_cache.user_cache", lambda: Path("~/.cache/bitplane"))
     with pytest.warns(RuntimeWarning, match="no home folder"):
         assert machine_code._find_or_compile()[2:4] == (None, True)
     assert list(tmp_path.iterdir()) == []
@@ -182,13 +185,111 @@ def test_a_user_without_a_home_gets_no_folder_in_the_working_one(fresh, monkeypa
 def test_a_file_system_without_locks_is_written_all_the_same(fresh, monkeypatch):
     _, calls = fresh
 
-    def acquire(self):
+    def acquire(self, timeout):
         raise NotImplementedError("FileSystem does not appear to support flock")
 
     monkeypatch.setattr("filelock.FileLock.acquire", acquire)
     assert machine_code._find_or_compile()[3:] == (True, "")
     assert machine_code._find_or_compile()[3:] == (False, "")
     assert len(calls) == 1
+
+
+def plant(kind, file):
+    """Something that is no file of machine code, in its place."""
+    file.parent.mkdir(mode=0o700, exist_ok=True)
+    if kind == "sparse":
+        with file.open("wb") as f:
+            f.truncate(1 << 40)
+    elif kind == "closed":
+        file.touch(mode=0)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as s:
+            s.bind(str(file))
+    elif kind in ("folder", "full folder"):
+        file.mkdir()
+        if kind == "full folder":
+            (file / "x").touch()
+    else:
+        {"pipe": os.mkfifo, "link": lambda p: p.symlink_to("/dev/zero"), "loop": lambda p: p.symlink_to(p.name)}[kind](file)
+
+
+@posix
+@pytest.mark.parametrize("kind", ["pipe", "sparse", "closed", "socket", "link", "loop"])
+@pytest.mark.parametrize("place", ["file", "lock"])
+def test_whatever_lies_in_a_files_place_is_neither_waited_for_nor_read(fresh, kind, place, tmp_path, monkeypatch):
+    folder, calls = fresh
+    monkeypatch.chdir(tmp_path)  # the name of a socket is short
+    file = folder.relative_to(tmp_path) / f"kernels-{machine_code.key()}.bin"
+    plant(kind, file if place == "file" else file.with_name(f"{file.name}.lock"))
+    assert machine_code._find_or_compile()[3:] == (True, "")
+    assert machine_code._find_or_compile()[3:] == (False, "")
+    assert len(calls) == 1
+    assert file.is_file()
+    assert not file.is_symlink()
+
+
+@posix
+@pytest.mark.parametrize("kind", ["folder", "full folder"])
+def test_a_folder_in_the_files_place_is_one_warning(fresh, kind):
+    folder, _ = fresh
+    plant(kind, folder / f"kernels-{machine_code.key()}.bin")
+    with pytest.warns(RuntimeWarning, match=r"\.bin cannot be written \(Is a directory\); kernels are compiled anew") as caught:
+        assert machine_code._find_or_compile()[2:4] == (None, True)
+    assert len(caught) == 1
+
+
+@pytest.fixture
+def held(fresh, monkeypatch):
+    """The lock of the file, held by somebody who does nothing, and processes that have no patience."""
+    folder, _ = fresh
+    folder.mkdir(mode=0o700)
+    monkeypatch.setattr(code_cache, "LOCK_SECONDS", 0)
+    monkeypatch.setattr(code_cache, "LOOK_SECONDS", 0)
+    with FileLock(folder / f"kernels-{machine_code.key()}.bin.lock") as lock:
+        yield lock
+
+
+def test_a_stopped_holder_of_the_lock_is_not_waited_for_for_ever(fresh, held):
+    _, calls = fresh
+    with pytest.warns(
+        RuntimeWarning, match=r"another process has held .*\.lock for 0 s \(end it .*\); kernels were comp"
+    ) as caught:
+        assert machine_code._find_or_compile()[3:] == (True, "")
+    assert len(caught) == 1
+    assert machine_code._find_or_compile()[3:] == (False, "")  # the file is there although the lock is still held
+    assert len(calls) == 1
+
+
+def test_a_process_that_waits_takes_the_file_that_a_third_one_has_written(fresh, held, monkeypatch, code):
+    folder, calls = fresh
+    monkeypatch.setattr(machine_code, "_tell", lambda _: code_cache.write(folder / f"kernels-{machine_code.key()}.bin", *code))
+    assert machine_code._find_or_compile()[3:] == (False, "")
+    assert calls == []
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(24, "Too many open files")])
+def test_kernels_that_cannot_be_loaded_are_one_line(monkeypatch, error):
+    def fail():
+        raise error
+
+    monkeypatch.setattr(machine_code, "_loaded", None)
+    monkeypatch.setattr(machine_code, "_find_or_compile", fail)
+    with pytest.raises(MachineCodeError, match=r"^the kernels [^\n]*$"):
+        machine_code.load()
+
+
+def test_numba_without_compiler_runs_what_was_compiled_and_says_why_it_cannot_compile(tmp_path):
+    machine_code.load()
+    for folder in (code_cache.cache_folder(), tmp_path / "empty"):
+        environment = {**os.environ, "NUMBA_DISABLE_JIT": "1", "BITPLANE_CACHE_DIR": str(folder)}
+        command = [sys.executable, "-W", "error", "-c", SCRIPT, str(MODEL)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if folder == tmp_path / "empty":
+            assert done.returncode == 1
+            last = done.stderr.splitlines()[-1]
+            assert last.startswith("bitplane.runtime.errors.MachineCodeError: NUMBA_DISABLE_JIT is set and the kernels are not")
+        else:
+            assert done.stdout.splitlines()[1] == "False False", done.stderr
 
 
 def test_no_model_compiles_anything(graphs, tmp_path):
@@ -222,8 +323,11 @@ def test_a_full_disk_leaves_no_half_file(fresh, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", no_space)
-    _, _, file, compiled, problem = machine_code._find_or_compile()
-    assert (file, compiled) == (None, True)
+    with pytest.warns(
+        RuntimeWarning, match=r"\.bin cannot be written \(No space left.*\); kernels are compiled anew"
+    ) as caught:
+        _, _, file, compiled, problem = machine_code._find_or_compile()
+    assert (file, compiled, len(caught)) == (None, True, 1)
     assert "No space left" in problem
     assert [p.name for p in folder.iterdir() if not p.name.endswith(".lock")] == []
 
