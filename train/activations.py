@@ -196,6 +196,7 @@ ACTIVATION_QUANTIZERS: Table[int | str, MakeQuantizer] = Table(
         2: lambda channels: LearnedStep(2),
         1: Sign,
     },
+    Callable,
 )
 """Quantizers by the number of bits, or the name, that `activations` takes."""
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from bitplane.format.limits import MAX_SIDE
 from bitplane.train.errors import ConfigError
-from bitplane.train.tables import names_of
+from bitplane.train.tables import has_row, names_of
 from bitplane.train.validation import check_fields
 
 MethodName = Literal[
@@ -98,9 +98,10 @@ class ModelConfig:
         check_fields(self, classes=many, channels=many, zero_point=(0, 255), pixel_scale=(1e-6, math.inf))
         if self.model not in ARCHITECTURES:
             raise ConfigError(f"model '{self.model}' is unknown; choose one of {', '.join(ARCHITECTURES)}")
-        sets = [str(s) for s in dict.fromkeys((*get_args(Weights), *names_of("weights"))) if s != "float"]
         for entry in self.layer_weights:
-            if entry.partition("=")[2] not in sets:
+            levels = entry.partition("=")[2]
+            if levels == "float" or not (levels in get_args(Weights) or has_row("weights", levels)):
+                sets = [str(s) for s in dict.fromkeys((*get_args(Weights), *names_of("weights"))) if s != "float"]
                 raise ConfigError(f"`layer_weights` (={entry}) must read PATTERN=LEVELS, of {', '.join(sets)}")
         if self.one_bit != "bi-real" and self.activations != 1:
             raise ConfigError(

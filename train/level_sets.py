@@ -3,7 +3,7 @@
 from bitplane.format.levels import LEVEL_SETS, LevelSet
 from bitplane.train.tables import Table
 
-WEIGHT_LEVELS: Table[str, LevelSet] = Table("weights", LEVEL_SETS)
+WEIGHT_LEVELS: Table[str, LevelSet] = Table("weights", LEVEL_SETS, LevelSet)
 """Level sets by the names that `weights` and `layer_weights` take."""
 
 
@@ -11,10 +11,11 @@ def register_level_set(levels: LevelSet) -> None:
     """Let `weights` and `layer_weights` name a level set of your own, in every process that calls this first.
 
     Args:
-        levels: the set, under its own name. Any symmetric set can be trained. The packed format has planes for its own three
-            only: layers of another set are exported as ordinary convolutions.
+        levels: the set, under its own name. `bitplane.level_set` makes one of plain numbers, which the packed format holds as
+            a sum of at most two planes. Any other symmetric set can be trained; its layers are exported as ordinary
+            convolutions.
 
     Raises:
-        ConfigError: the name is taken.
+        ConfigError: the name cannot be used or is taken.
     """
     WEIGHT_LEVELS.register(levels.name, levels)

@@ -120,6 +120,7 @@ METHODS: Table[str, Method] = Table(
         "pc-random": Method(PC, random.chosen, "share", random=True),
         "pc-averaged": Method(PC, random.averaged, "share"),
     },
+    Method,
 )
 """Every method by the name that `method` takes."""
 

@@ -7,7 +7,7 @@ from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from bitplane.train.errors import ConfigError
-from bitplane.train.tables import names_of
+from bitplane.train.tables import has_row, names_of
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -34,8 +34,9 @@ def check_fields(config: "DataclassInstance", **ranges: tuple[float, float]) -> 
             if not (isinstance(value, tuple) and all(_is(v, get_args(hint)[0]) for v in value)):
                 raise ConfigError(f"`{name}` (={value!r}) must be a list of {get_args(hint)[0].__name__}")
         elif get_origin(hint) is Literal:
-            choices = dict.fromkeys((*get_args(hint), *names_of(name)))
-            if not any(value == c and type(value) is type(c) for c in choices):
+            is_own = any(value == c and type(value) is type(c) for c in get_args(hint))
+            if not (is_own or has_row(name, value)):
+                choices = dict.fromkeys((*get_args(hint), *names_of(name)))
                 raise ConfigError(f"`{name}` (={value!r}) must be one of {', '.join(map(str, choices))}")
         elif not _is(value, hint):
             raise ConfigError(f"`{name}` (={value!r}) must be of type {hint.__name__}")

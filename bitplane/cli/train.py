@@ -1,19 +1,37 @@
 """`bitplane train`."""
 
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Annotated, Any, get_args
 
 from tyro.conf import Fixed, Suppress
+from tyro.constructors import PrimitiveConstructorSpec
 
 from bitplane.cli.arguments import given
 from bitplane.cli.options import JsonFile
 from bitplane.cli.output import UsageError, write_json
-from bitplane.train.config import ModelConfig, TrainConfig, to_options
+from bitplane.train.config import Activations, MethodName, ModelConfig, OptimizerConfig, TrainConfig, Weights, to_options
+
+
+def _open_choice(choices: Any) -> PrimitiveConstructorSpec[Any]:
+    """An option that shows its own choices and takes other words too: the configuration knows those of installed packages."""
+    own = get_args(choices)
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=f"{{{','.join(map(str, own))},...}}",
+        instance_from_str=lambda words: int(words[0]) if re.fullmatch("[0-9]{1,4}", words[0]) else words[0],
+        is_instance=lambda value: isinstance(value, str | int),
+        str_from_instance=lambda value: [str(value)],
+    )
 
 
 @dataclass(frozen=True)
 class ModelOptions(ModelConfig):
     """The network."""
+
+    weights: Annotated[Weights, _open_choice(Weights)] = "ternary"
+    activations: Annotated[Activations, _open_choice(Activations)] = 2
 
     # A run takes these from its data: they are no options.
     classes: Suppress[Fixed[int]] = 10
@@ -23,16 +41,25 @@ class ModelOptions(ModelConfig):
 
 
 @dataclass(frozen=True)
+class OptimizerOptions(OptimizerConfig):
+    """How weights move."""
+
+    method: Annotated[MethodName, _open_choice(MethodName)] = "pc"
+
+
+@dataclass(frozen=True)
 class RunOptions(TrainConfig):
     """The run."""
 
     model: ModelOptions = field(default_factory=ModelOptions)
+    optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
 
     def config(self) -> TrainConfig:
         """The run's configuration."""
         model = ModelConfig(**{f.name: getattr(self.model, f.name) for f in fields(ModelConfig)})
-        others = {f.name: getattr(self, f.name) for f in fields(TrainConfig) if f.name != "model"}
-        return TrainConfig(model=model, **others)
+        optimizer = OptimizerConfig(**{f.name: getattr(self.optimizer, f.name) for f in fields(OptimizerConfig)})
+        others = {f.name: getattr(self, f.name) for f in fields(TrainConfig) if f.name not in ("model", "optimizer")}
+        return TrainConfig(model=model, optimizer=optimizer, **others)
 
 
 @dataclass(frozen=True)
