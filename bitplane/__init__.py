@@ -10,18 +10,36 @@ from bitplane.errors import BitplaneError
 TYPE_CHECKING = False  # `typing` itself takes half of the time of this import
 if TYPE_CHECKING:
     from bitplane.export import to_onnx
+    from bitplane.format.levels import level_set
     from bitplane.runtime import InferenceSession, SessionOptions
+    from bitplane.train.activations import register_activation
+    from bitplane.train.level_sets import register_level_set
+    from bitplane.train.methods import register_method
 
     __version__: str
 
 _HOMES = {
     "InferenceSession": "bitplane.runtime",
     "SessionOptions": "bitplane.runtime",
+    "level_set": "bitplane.format.levels",
+    "register_activation": "bitplane.train.activations",
+    "register_level_set": "bitplane.train.level_sets",
+    "register_method": "bitplane.train.methods",
     "to_onnx": "bitplane.export",
 }
 """Public name to the module that defines it."""
 
-__all__ = ["BitplaneError", "InferenceSession", "SessionOptions", "__version__", "to_onnx"]
+__all__ = [
+    "BitplaneError",
+    "InferenceSession",
+    "SessionOptions",
+    "__version__",
+    "level_set",
+    "register_activation",
+    "register_level_set",
+    "register_method",
+    "to_onnx",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -29,12 +29,13 @@ DOMAIN = "qonnx.custom_op.general"
 DOMAIN_VERSION = 1
 QONNX_DOMAINS = (DOMAIN, "onnx.brevitas", "finn.custom_op.general")
 """Domains under which tools have written the same operators."""
-BITS = {"ternary": 2, "quaternary": 5, "int8": 8}
-"""Bits of a signed Quant whose integers hold the level set: quaternary's are -10 to 10."""
-
-
 OLDEST_OPSET = 13
 """Opset that has every operator of their meaning."""
+
+
+def signed_bits(largest: int) -> int:
+    """Bits of a signed, narrow `Quant` that leaves integers up to this magnitude as they are: 5 for quaternary's -10 to 10."""
+    return largest.bit_length() + 1
 
 
 @dataclass(frozen=True)

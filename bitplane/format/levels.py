@@ -222,27 +222,29 @@ def level_set(name: str, levels: Sequence[float]) -> LevelSet:
     """
     from fractions import Fraction  # not above: a runtime that only reads files needs none
 
-    what = f"level set `{name}` (={', '.join(f'{v:g}' for v in levels)})"
-    if not all(math.isfinite(v) for v in levels):
+    numbers = [float(v) for v in levels]
+    what = f"level set `{name}` (={', '.join(f'{v:g}' for v in numbers)})"
+    if not all(map(math.isfinite, numbers)):
         raise LevelSetError(f"{what} has a level that is no finite number")
-    if len(levels) > 4:
-        raise LevelSetError(f"{what} has {len(levels)} levels; a sum of two planes has at most 4: take fewer levels")
-    top = levels[-1] if levels else 0
-    if len(levels) < 2 or top <= 0 or any(abs(a + b) > TOLERANCE * top for a, b in zip(levels, reversed(levels), strict=True)):
+    if len(numbers) > 4:
+        raise LevelSetError(f"{what} has {len(numbers)} levels; a sum of two planes has at most 4: take fewer levels")
+    is_symmetric = all(abs(a + b) <= TOLERANCE * numbers[-1] for a, b in zip(numbers, reversed(numbers), strict=True))
+    if len(numbers) < 2 or not is_symmetric or any(a >= b for a, b in itertools.pairwise(numbers)):
         raise LevelSetError(f"{what} needs 2 to 4 levels, ascending and symmetric about 0, such as -1, 0, 1")
-    exact = Fraction(top).limit_denominator(1 << 20)
-    positive = [exact]
-    if len(levels) == 4:
-        ratio = Fraction(levels[2]) / Fraction(top)
-        nearest = ratio.limit_denominator(LEVEL_LIMIT)
-        if not 0 < nearest < 1 or abs(nearest - ratio) > TOLERANCE * ratio:
+    *_, low, top = (Fraction(v) if isinstance(v, Fraction) else Fraction(float(v)) for v in (0.0, *levels))
+    positive = [top.limit_denominator(1 << 20)]
+    if abs(positive[0] - top) > TOLERANCE * top:
+        raise LevelSetError(f"{what} is too small to be kept as fractions; take 1 as its top level, which `scale` multiplies")
+    if len(numbers) == 4:
+        nearest = (low / top).limit_denominator(LEVEL_LIMIT)
+        if not 0 < nearest < 1 or abs(nearest - low / top) > TOLERANCE * nearest:
             nearest = min(max(nearest, Fraction(1, LEVEL_LIMIT)), Fraction(LEVEL_LIMIT - 1, LEVEL_LIMIT))
             raise LevelSetError(
-                f"{what}: {levels[2]:g} to {top:g} is no ratio of integers up to {LEVEL_LIMIT}, as the planes need;"
-                f" take {nearest} of the top level, {float(nearest * exact):.8g}"
+                f"{what}: {float(low):g} to {float(top):g} is no ratio of integers up to {LEVEL_LIMIT}, as the planes need;"
+                f" take {nearest} of the top level, {float(nearest * top):.8g}"
             )
-        positive = [exact * nearest, exact]
-    fractions = [*(-v for v in reversed(positive)), *([Fraction(0)] if len(levels) == 3 else []), *positive]
+        positive = [positive[0] * nearest, *positive]
+    fractions = [*(-v for v in reversed(positive)), *([Fraction(0)] if len(numbers) == 3 else []), *positive]
     denominator = math.lcm(*(f.denominator for f in fractions))
     scale = gaussian_scale(tuple(float(f) for f in fractions))
     return LevelSet(name, tuple(int(f * denominator) for f in fractions), denominator, scale)

@@ -3,9 +3,9 @@
 How the packed form holds it, first rule that fits (`FORMAT.md` has the operators):
 
     reads pixels, int8 weight in [-64, 64]          PixelConv
-    reads codes, low-bit weight                     BinaryConv, TernaryConv, QuaternaryConv
-    low-bit weight on anything else                 Conv on BinaryWeight, TernaryWeight, QuaternaryWeight: planes in the file,
-                                                    float products
+    reads codes, low-bit weight                     BinaryConv, TernaryConv, QuaternaryConv, FourLevelConv
+    low-bit weight on anything else                 Conv on BinaryWeight, TernaryWeight, QuaternaryWeight, FourLevelWeight:
+                                                    planes in the file, float products
     int8 weight                                     Conv or Gemm on Int8Weight
     float weight                                    Conv or Gemm
 """
@@ -27,7 +27,6 @@ from bitplane.export.nodes.quantize import Quantize
 from bitplane.export.nodes.sign import Sign
 from bitplane.export.nodes.weight import Weight
 from bitplane.format import names as fmt
-from bitplane.format.levels import LEVEL_SETS
 from bitplane.format.limits import PIXEL_WEIGHT_LIMIT
 from bitplane.format.pack import pack_weight
 
@@ -103,7 +102,7 @@ class Conv(Unary):
         """Why it cannot run on the integer codes that `producer` makes; "" if it can."""
         w = self.weight
         if isinstance(producer, Normalize):
-            if w.levels != "int8" or w.integers is None or np.abs(w.integers).max() > PIXEL_WEIGHT_LIMIT or self.group != 1:
+            if w.integers is None or w.is_low_bit or np.abs(w.integers).max() > PIXEL_WEIGHT_LIMIT or self.group != 1:
                 return "its weights are float" if w.integers is None else "its weights do not fit the pixel convolution"
             is_plain = producer.is_whole_zero_point and bool((producer.std == 1).all())
             return "" if is_plain else "the channels are normalized differently"
@@ -169,7 +168,7 @@ class Conv(Unary):
         return graph.node("Conv", self.name, [value, weight, bias], **window)
 
     def _write_integers(self, graph: GraphBuilder, producer: Node | None) -> str:
-        """`PixelConv`, `BinaryConv`, `TernaryConv` or `QuaternaryConv`."""
+        """`PixelConv`, or the convolution on codes of the weight's level set."""
         folded = fold_codes(self.name, self.weight, self.bias, producer)
         name, window = self.name, {"strides": list(self.strides), "pads": list(self.pads)}
         if isinstance(producer, Normalize):
@@ -177,10 +176,12 @@ class Conv(Unary):
             zero_point = np.asarray(int(producer.mean[0]), np.uint8)
             constants = {"weight": folded.weight, "zero_point": zero_point}
         else:
-            operator, source = fmt.LOW_BIT_CONV[self.weight.levels], graph.codes[self.source]
-            constants = pack_weight(folded.weight, LEVEL_SETS[self.weight.levels])
+            levels, source = self.weight.level_set, graph.codes[self.source]
+            assert levels is not None
+            operator, attributes = fmt.low_bit_operator(levels, on_codes=True)
+            constants = pack_weight(folded.weight, levels)
             o, c, kh, kw = self.weight.shape
-            window = {"weight_shape": [o, kh, kw, c], **window}
+            window = {**attributes, "weight_shape": [o, kh, kw, c], **window}
         constants = {**constants, "scale": folded.scale, "bias": folded.bias}
         inputs = [source, *(graph.constant(f"{name}.{key}", array) for key, array in constants.items())]
         graph.written[name] = Written(operator)

@@ -54,8 +54,7 @@ def fold_codes(name: str, weight: Weight, bias: Float64, producer: Node | None) 
         bias = bias - producer.scale * unit * integers.sum((1, 2, 3), dtype=np.int64)
     else:
         scale = unit * (float(np.float32(producer.step)) if isinstance(producer, Quantize) else 1.0)
-    has_zero = weight.levels in ("ternary", "int8")
-    return _positive(name, integers, scale, bias, has_zero=has_zero)
+    return _positive(name, integers, scale, bias, has_zero=weight.has_zero)
 
 
 def _positive(name: str, integers: NDArray[np.int8], scale: Float64, bias: Float64, *, has_zero: bool) -> FoldedConv:

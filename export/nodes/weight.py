@@ -9,7 +9,8 @@ from bitplane.export import qonnx
 from bitplane.export.graph import GraphBuilder
 from bitplane.export.network import Float64
 from bitplane.format import names as fmt
-from bitplane.format.levels import LEVEL_SETS
+from bitplane.format.levels import LEVEL_SETS, LevelSet, four_levels
+from bitplane.format.limits import LEVEL_LIMIT
 from bitplane.format.pack import pack_weight
 
 
@@ -21,13 +22,20 @@ class Weight:
         floats: float64 [O, C / group, kh, kw], or None for an integer weight.
         integers: int8 of the same shape, or None for a float weight.
         unit: float64 [O], what one integer step is worth.
-        levels: "binary", "ternary", "quaternary", "int8", or "float".
+        level_set: that the integers lie in, with planes; None if they have 8 bits, and of floats.
     """
 
     floats: Float64 | None
     integers: NDArray[np.int8] | None = None
     unit: Float64 | None = None
-    levels: str = "float"
+    level_set: LevelSet | None = None
+
+    @property
+    def levels(self) -> str:
+        """Name of the level set, "int8", or "float"."""
+        if self.integers is None:
+            return "float"
+        return "int8" if self.level_set is None else self.level_set.name
 
     @property
     def values(self) -> Float64:
@@ -49,13 +57,18 @@ class Weight:
     @property
     def is_low_bit(self) -> bool:
         """Whether it lies in a level set that has planes."""
-        return self.levels in LEVEL_SETS
+        return self.level_set is not None
+
+    @property
+    def has_zero(self) -> bool:
+        """Whether an integer of its set is 0."""
+        return self.level_set is None or 0 in self.level_set.integers
 
     def scaled(self, factor: Float64) -> "Weight":
         """The weight times `factor` float64 [O]; integers stay as they are."""
         if self.integers is None or self.unit is None:
             return Weight(self.values * factor[:, None, None, None])
-        return integer_weight(self.integers, self.unit * factor, self.levels)
+        return integer_weight(self.integers, self.unit * factor, self.level_set)
 
     def write(self, graph: GraphBuilder, layer: str, *, dense: bool = False) -> str:
         """Store its values; `dense` as [O, K]. Returns the name of the value in the file."""
@@ -67,15 +80,14 @@ class Weight:
         if self.integers is None or self.unit is None:
             return self.write(graph, layer, dense=dense)
         unit = self.unit.astype(np.float32)
-        if self.is_low_bit:
+        if self.level_set is not None:
             signed = np.where(unit[:, None, None, None] < 0, -self.integers, self.integers).astype(np.int8)
-            planes = pack_weight(signed, LEVEL_SETS[self.levels])
+            planes = pack_weight(signed, self.level_set)
             inputs = [graph.constant(f"{layer}.{p}", plane) for p, plane in planes.items()]
             inputs.append(graph.constant(f"{layer}.unit", np.abs(unit).reshape(-1, 1, 1, 1)))
             o, c, kh, kw = self.shape
-            return graph.node(
-                fmt.LOW_BIT_WEIGHT[self.levels], f"{layer}.weight", inputs, fmt.DOMAIN, weight_shape=[o, kh, kw, c]
-            )
+            operator, attributes = fmt.low_bit_operator(self.level_set, on_codes=False)
+            return graph.node(operator, f"{layer}.weight", inputs, fmt.DOMAIN, **attributes, weight_shape=[o, kh, kw, c])
         integers: NDArray[np.int8] = self.integers.reshape(len(unit), -1) if dense else self.integers
         unit = unit.reshape(-1, *[1] * (integers.ndim - 1))
         inputs = [graph.constant(f"{layer}.integers", integers), graph.constant(f"{layer}.unit", unit)]
@@ -89,19 +101,23 @@ class Weight:
         sign = np.where(self.unit < 0, -1, 1).reshape(-1, 1, 1, 1)
         values = graph.constant(f"{layer}.weight", (self.integers * sign * unit).astype(np.float32))
         scale = graph.constant(f"{layer}.unit", unit)
-        if self.levels == "binary":
+        if self.level_set is not None and self.level_set.integers == (-1, 1):
             return graph.node("BipolarQuant", f"{layer}.quant", [values, scale], qonnx.DOMAIN)
-        narrow = self.levels != "int8" or bool(self.integers.min() > -128)
-        quant = qonnx.Quant(qonnx.BITS[self.levels], signed=True, narrow=narrow)
+        narrow = self.level_set is not None or bool(self.integers.min() > -128)
+        quant = qonnx.Quant(qonnx.signed_bits(127 if self.level_set is None else self.level_set.largest), True, narrow)
         return quant.write(graph, f"{layer}.quant", values, scale)
 
 
-def integer_weight(integers: NDArray[np.int8], unit: Float64, levels: str) -> Weight:
-    """A weight of integers int8 [O, C, kh, kw] times `unit` float64 [O]."""
-    return Weight(None, integers, unit, levels)
+def integer_weight(integers: NDArray[np.int8], unit: Float64, level_set: LevelSet | None = None) -> Weight:
+    """A weight of integers int8 [O, C, kh, kw], of a set with planes or of 8 bits, times `unit` float64 [O]."""
+    return Weight(None, integers, unit, level_set)
 
 
-def smallest_levels(integers: NDArray[np.generic]) -> str:
-    """The smallest level set that holds all integers: "binary", "ternary", "quaternary" or "int8"."""
+def smallest_levels(integers: NDArray[np.generic]) -> LevelSet | None:
+    """The smallest level set with planes that holds all integers; None if none does."""
     found = set(np.unique(integers).tolist())
-    return next((name for name, levels in LEVEL_SETS.items() if found <= set(levels.integers)), "int8")
+    for levels in LEVEL_SETS.values():
+        if found <= set(levels.integers):
+            return levels
+    magnitudes = sorted({abs(i) for i in found})
+    return four_levels(*magnitudes) if len(magnitudes) == 2 and 0 < magnitudes[0] < magnitudes[1] <= LEVEL_LIMIT else None

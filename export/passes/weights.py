@@ -48,17 +48,17 @@ def quantize_weights(network: Network, levels: Levels, inner: Set[str], edges: S
 
 
 def _to_int8(conv: Conv) -> Conv:
-    return replace(conv, weight=integer_weight(*quantize_int8(conv.weight.values, 127), "int8"))
+    return replace(conv, weight=integer_weight(*quantize_int8(conv.weight.values, 127)))
 
 
 def _to_levels(weight: Weight, levels: Levels) -> Weight:
     if levels == "int8":
-        return integer_weight(*quantize_int8(weight.values, 127), "int8")
+        return integer_weight(*quantize_int8(weight.values, 127))
     level_set = LEVEL_SETS[levels]
     values = torch.from_numpy(weight.values).float()
     scale = nearest_scale(values, level_set, per_channel=True, rounds=20)
     integers = torch.round(projector(values / scale, level_set) * level_set.denominator).to(torch.int8).numpy()
-    return integer_weight(integers, scale.double().reshape(-1).numpy() / level_set.denominator, levels)
+    return integer_weight(integers, scale.double().reshape(-1).numpy() / level_set.denominator, level_set)
 
 
 def quantize_stem(conv: Conv, pixels: Normalize) -> tuple[Conv, Normalize]:
@@ -73,9 +73,7 @@ def quantize_stem(conv: Conv, pixels: Normalize) -> tuple[Conv, Normalize]:
     integers, unit = quantize_int8(scaled, PIXEL_WEIGHT_LIMIT)
     bias = conv.bias + (scaled * (zero_point - channels)).sum((1, 2, 3))
     ones = np.ones_like(pixels.std)
-    return replace(conv, weight=integer_weight(integers, unit, "int8"), bias=bias), replace(
-        pixels, mean=zero_point * ones, std=ones
-    )
+    return replace(conv, weight=integer_weight(integers, unit), bias=bias), replace(pixels, mean=zero_point * ones, std=ones)
 
 
 def _fold_deviation(conv: Conv, pixels: Normalize) -> tuple[Conv, Node]:
@@ -86,7 +84,7 @@ def _fold_deviation(conv: Conv, pixels: Normalize) -> tuple[Conv, Node]:
     if one == 1 or not is_uniform or w.integers is None or w.unit is None:
         return conv, pixels
     plain = replace(pixels, std=np.ones_like(pixels.std))
-    return replace(conv, weight=integer_weight(w.integers, w.unit / one, w.levels)), plain
+    return replace(conv, weight=integer_weight(w.integers, w.unit / one, w.level_set)), plain
 
 
 def quantize_int8(weight: Float64, limit: int) -> tuple[NDArray[np.int8], Float64]:

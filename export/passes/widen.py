@@ -13,7 +13,7 @@ def widen_kernels(network: Network) -> Network:
     """Put zero weights around kernels until every padding is smaller than its kernel; the network computes the same.
 
     A kernel of k taps between paddings of p and q becomes one of k + 2 e between p + e and q + e, with e = max(p, q) - k + 1.
-    Binary weights become ternary by that, quaternary ones 8-bit: their level sets have no zero.
+    Binary weights become ternary by that, those of four levels 8-bit: their level sets have no zero.
     """
     return network.with_nodes([_widened(n) if isinstance(n, Conv) else n for n in network.nodes])
 
@@ -30,7 +30,6 @@ def _widened(conv: Conv) -> Conv:
         weight = Weight(np.pad(w.values, around))
     else:
         integers = np.pad(w.integers, around)
-        levels = w.levels if w.levels in ("ternary", "int8") else smallest_levels(integers)
-        weight = integer_weight(integers, w.unit, levels)
+        weight = integer_weight(integers, w.unit, w.level_set if w.has_zero else smallest_levels(integers))
     top, left, bottom, right = (int(p) for p in (pads + extra).reshape(-1))
     return replace(conv, weight=weight, pads=(top, left, bottom, right))

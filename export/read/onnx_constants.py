@@ -89,7 +89,7 @@ class Constants:
         if source is not None and node.op_type == "Transpose" and source.values.ndim == 2:
             assert source.integers is not None
             assert source.unit is not None
-            self.weights[output] = Weight(source.values.T, source.integers.T, source.unit.T, source.levels)
+            self.weights[output] = Weight(source.values.T, source.integers.T, source.unit.T, source.level_set)
             return
         if source is not None and node.op_type == "Identity":
             self.weights[output] = source
@@ -156,7 +156,7 @@ class Constants:
             return
         integers = units.astype(np.int8)
         unit = np.broadcast_to(scale, value.shape) if scale.size > 1 else scale.reshape([1] * value.ndim)
-        self.weights[output] = Weight(integers * scale, integers, unit, "")
+        self.weights[output] = Weight(integers * scale, integers, unit)
 
     def code_range(self, node: onnx.NodeProto) -> tuple[int, int]:
         """Smallest and largest integer of a `Quant` node.

@@ -1,5 +1,6 @@
 """What torch's modules and bitplane.train's layers are read as: a row of `MODULES` by their class, also for its subclasses."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -66,9 +67,7 @@ def conv(call: Call, m: nn.Conv2d) -> Value:
     py, px = pair(m.padding)
     pads, pad_value = (py, px, py, px), 0.0
     if isinstance(m, LowBitConv2d):
-        integers = level_integers(call.name, m)
-        unit = np.broadcast_to(to_float64(m.level_scale).reshape(-1), (m.out_channels,)) / m.levels.denominator
-        weight, pad_value = integer_weight(integers, unit, m.levels.name), m.pad_value
+        weight, pad_value = low_bit_weight(call.name, m), m.pad_value
     else:
         weight = Weight(to_float64(m.rounded() if isinstance(m, layers.PixelConv2d) else m.weight))
     if weight.floats is not None and not np.isfinite(weight.floats).all():
@@ -186,8 +185,21 @@ def batch_norm_affine(bn: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Float64, Flo
     return factor, (to_float64(bn.bias) if bn.affine else 0 * ones) - to_float64(bn.running_mean) * factor
 
 
-def level_integers(name: str, conv: LowBitConv2d) -> NDArray[np.int8]:
-    """The integer levels of a low-bit convolution, int8 [O, C, kh, kw].
+def low_bit_weight(name: str, conv: LowBitConv2d) -> Weight:
+    """The weight of a low-bit convolution: integers of its level set, or floats where those have more than 8 bits.
+
+    Raises:
+        ExportError: as of `level_integers`.
+    """
+    integers, factor = level_integers(name, conv), math.gcd(*conv.levels.integers)
+    if conv.levels.largest // factor > np.iinfo(np.int8).max:
+        return Weight(to_float64(conv.weight))
+    scale = np.broadcast_to(to_float64(conv.level_scale).reshape(-1), (conv.out_channels,))
+    return integer_weight(integers.astype(np.int8), scale * factor / conv.levels.denominator, conv.levels.packed())
+
+
+def level_integers(name: str, conv: LowBitConv2d) -> NDArray[np.int64]:
+    """The levels of a low-bit convolution as integers without a common factor, int64 [O, C, kh, kw].
 
     Raises:
         ExportError: a level scale is not positive, or a weight lies farther than `LEVEL_TOLERANCE` from every level.
@@ -200,13 +212,14 @@ def level_integers(name: str, conv: LowBitConv2d) -> NDArray[np.int8]:
         )
     if not (np.isfinite(level_scale).all() and (level_scale > 0).all()):
         raise ExportError(f"{name}: a level scale is not positive and finite; train again with a smaller learning rate")
-    units = to_float64(conv.weight) / level_scale * conv.levels.denominator
-    levels = np.asarray(conv.levels.integers)
+    factor = math.gcd(*conv.levels.integers)
+    units = to_float64(conv.weight) / level_scale * conv.levels.denominator / factor
+    levels = np.asarray(conv.levels.integers) // factor
     distance = np.abs(units[..., None] - levels).min(-1)
     if not (distance <= LEVEL_TOLERANCE).all():
-        count, most = int((~(distance <= LEVEL_TOLERANCE)).sum()), float(distance.max()) / conv.levels.denominator
+        count, most = int((~(distance <= LEVEL_TOLERANCE)).sum()), float(distance.max()) * factor / conv.levels.denominator
         raise ExportError(
             f"{name}: {count} of {units.size} weights of this layer are not in the {conv.levels.name} level set"
             f" (off by up to {most:.3g} of its unit): finish or resume the run"
         )
-    return np.rint(units).astype(np.int8)
+    return np.rint(units).astype(np.int64)
