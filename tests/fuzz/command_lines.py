@@ -137,6 +137,7 @@ def try_lines(count: int, first: int) -> dict[str, Any]:
     words: Counter[str] = Counter()
     by_command: Counter[str] = Counter()
     faults: list[dict[str, Any]] = []
+    different: set[tuple[str, ...]] = set()
     state: dict[str, Any] = {"folder": None}
 
     def fresh() -> None:
@@ -167,6 +168,7 @@ def try_lines(count: int, first: int) -> dict[str, Any]:
         if after != state["before"]:
             fresh()
         words[word] += 1
+        different.add(tuple(line))
         by_command[line[0] if len(line[0]) < 20 else "?"] += 1
         if word.startswith("fault"):
             faults.append({"line": [w[:80] for w in line], "word": word, "why": why})
@@ -181,7 +183,13 @@ def try_lines(count: int, first: int) -> dict[str, Any]:
     each()
     os.chdir("/")
     shutil.rmtree(home)
-    return {"count": sum(words.values()), "outcomes": dict(words), "commands": dict(by_command), "faults": faults}
+    return {
+        "count": sum(words.values()),
+        "different": len(different),
+        "outcomes": dict(words),
+        "commands": dict(by_command),
+        "faults": faults,
+    }
 
 
 def say(line: str) -> None:
