@@ -29,8 +29,8 @@ def whole(tmp_path_factory):
 
 @pytest.fixture
 def run(whole, tmp_path):
-    """A copy whose configuration asks for another epoch."""
-    shutil.copytree(whole, tmp_path / "run")
+    """A copy without checksums, as a stranger or an older version makes it, whose configuration asks for another epoch."""
+    shutil.copytree(whole, tmp_path / "run", ignore=shutil.ignore_patterns("checksums.json"))
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     (tmp_path / "run" / "config.json").write_text(json.dumps(config | {"epochs": 2}))
     return tmp_path / "run"
