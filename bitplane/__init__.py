@@ -13,33 +13,33 @@ if TYPE_CHECKING:
     from bitplane.format.levels import level_set
     from bitplane.runtime import InferenceSession, SessionOptions
     from bitplane.train.activations import register_activation
+    from bitplane.train.finish import finish
     from bitplane.train.level_sets import register_level_set
     from bitplane.train.methods import register_method
+    from bitplane.train.optimizer import ProxOptimizer
+    from bitplane.train.prepare import prepare, restore
 
     __version__: str
 
 _HOMES = {
     "InferenceSession": "bitplane.runtime",
+    "ProxOptimizer": "bitplane.train.optimizer",
     "SessionOptions": "bitplane.runtime",
     "level_set": "bitplane.format.levels",
+    "finish": "bitplane.train.finish",
+    "prepare": "bitplane.train.prepare",
     "register_activation": "bitplane.train.activations",
     "register_level_set": "bitplane.train.level_sets",
     "register_method": "bitplane.train.methods",
+    "restore": "bitplane.train.prepare",
     "to_onnx": "bitplane.export",
 }
 """Public name to the module that defines it."""
 
 __all__ = [
-    "BitplaneError",
-    "InferenceSession",
-    "SessionOptions",
-    "__version__",
-    "level_set",
-    "register_activation",
-    "register_level_set",
-    "register_method",
-    "to_onnx",
-]
+    "BitplaneError", "InferenceSession", "ProxOptimizer", "SessionOptions", "__version__", "finish", "level_set", "prepare",
+    "register_activation", "register_level_set", "register_method", "restore", "to_onnx",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> object:

@@ -125,9 +125,7 @@ PUBLIC = {
     ("bitplane", "bitplane.export"),
     ("bitplane", "bitplane.format.levels"),
     ("bitplane", "bitplane.runtime"),
-    ("bitplane", "bitplane.train.activations"),
-    ("bitplane", "bitplane.train.level_sets"),
-    ("bitplane", "bitplane.train.methods"),
+    *(("bitplane", f"bitplane.train.{m}") for m in ("activations", "finish", "level_sets", "methods", "optimizer", "prepare")),
     ("bitplane.export.exporter", "bitplane.runtime"),
 }
 """(module, what it imports) beside the table: the import root loads public names on first use, and the exporter loads what it

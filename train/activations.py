@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
+from bitplane.train.errors import TrainingError
 from bitplane.train.layers import batch_norm_statistics
 from bitplane.train.tables import Table
 
@@ -43,16 +44,22 @@ class _RoundClamp(torch.autograd.Function):
 class LearnedStep(nn.Module):
     """Unsigned `bits`-bit activation codes with one learned step a tensor.
 
-    While `observing`, every forward pass sets the step to 2 mean|x| / sqrt(2^bits - 1): `start_steps` does so once.
+    A step of 0 stands for "not known yet", as it is in a new module: the first forward pass in training mode sets it to
+    2 mean|x| / sqrt(2^bits - 1), and with several processes that of the first one counts; a forward pass in eval mode before
+    that computes with its own. `start_steps` sets all steps of a network anew.
 
-    Shape: [N, ...] float, non-negative after ReLU; the output is code * step of the same shape.
+    Shape: [N, ...] float, non-negative; the output is code * step of the same shape.
+
+    Raises:
+        TrainingError: the values that shall set the step are negative too: their codes would all be 0.
     """
 
     def __init__(self, bits: int) -> None:
         super().__init__()
         self.bits = bits
-        self.observing = False
-        self.step = nn.Parameter(torch.ones(1))
+        self.layer = ""  # that reads the codes, for messages
+        self.observing = True
+        self.step = nn.Parameter(torch.zeros(1))
 
     @property
     def top(self) -> int:
@@ -61,11 +68,37 @@ class LearnedStep(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Round to the nearest code (ties to even) and back to the value."""
+        step: Tensor = self.step
         if self.observing:
-            with torch.no_grad():
-                self.step.fill_(2 * x.detach().float().abs().mean() / math.sqrt(self.top)).clamp_(min=1e-6)
+            step = cast(Tensor, self._first_step(x.detach()))  # pyright: ignore[reportCallIssue,reportArgumentType]
         grad_scale = 1 / math.sqrt(x[0].numel() * self.top)
-        return _RoundClamp.apply(x, self.step.abs().clamp(min=1e-8), self.top, grad_scale)
+        return _RoundClamp.apply(x, step.abs().clamp(min=1e-8), self.top, grad_scale)
+
+    @torch.compiler.disable  # pyright: ignore[reportArgumentType]
+    @torch.no_grad()
+    def _first_step(self, x: Tensor) -> Tensor:
+        """The step to compute with while it may be unknown, [1]."""
+        if self.step.item() != 0:  # somebody has set it
+            self.observing = False
+            return self.step
+        if bool((x < 0).any()):
+            raise TrainingError(
+                f"{self.layer or 'a layer'}: `activations` (={self.bits}) are codes from 0, and it reads values down to"
+                f" {x.min().item():.3g}; give it `activations` 32, or keep it as it is"
+            )
+        found = (2 * x.float().abs().mean() / math.sqrt(self.top)).clamp(min=1e-6).reshape(1)
+        if not self.training:
+            return found
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.broadcast(found, 0)
+        self.step.copy_(found)
+        self.observing = False
+        return self.step
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        if f"{prefix}step" in state_dict:
+            self.observing = True  # until a look at the step
 
 
 _ONE = {
@@ -185,7 +218,7 @@ class FloatActivation(nn.Identity):
 
 
 MakeQuantizer = Callable[[int], nn.Module]
-"""From the number of channels of a feature map to the module that quantizes it; 0 for no value of its own for each channel."""
+"""From the number of channels of a feature map to the module that quantizes it."""
 
 ACTIVATION_QUANTIZERS: Table[int | str, MakeQuantizer] = Table(
     "activations",
@@ -194,11 +227,12 @@ ACTIVATION_QUANTIZERS: Table[int | str, MakeQuantizer] = Table(
         8: lambda channels: LearnedStep(8),
         4: lambda channels: LearnedStep(4),
         2: lambda channels: LearnedStep(2),
-        1: Sign,
+        1: lambda channels: Sign(),
+        "learned-sign": Sign,
     },
     Callable,
 )
-"""Quantizers by the number of bits, or the name, that `activations` takes."""
+"""Quantizers by the number of bits, or the name, that `activations` takes; "learned-sign" is ReActNet's RSign."""
 
 
 def register_activation(name: int | str, make: MakeQuantizer) -> None:
@@ -230,8 +264,7 @@ def start_steps(model: nn.Module, images: Tensor, bits: int | None = None) -> No
     statistics = batch_norm_statistics(model)
     for q in quantizers:
         q.bits, q.observing = bits or q.bits, True
+        q.step.zero_()
     model.train()
     model(images)
-    for q in quantizers:
-        q.observing = False
     model.load_state_dict(statistics, strict=False)

@@ -13,6 +13,7 @@ under a temporary name, flushed to the disk and renamed; only then are older one
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -252,6 +253,11 @@ def check_finite(values: Mapping[str, Tensor], path: Path) -> None:
             raise CheckpointError(f"{path}: `{key}` has values that are not finite; restore the file or train again")
 
 
+def present_name(name: str) -> str:
+    """A tensor's name today: quantizers were blocks' own before they belonged to the convolution that reads them."""
+    return re.sub(r"\.quant([123])\.", r".conv\1.quantizer.", name)
+
+
 def load_weights(model: ResNet, path: Path, *, lenient: bool = False) -> list[str]:
     """Load a state dictionary.
 
@@ -268,7 +274,7 @@ def load_weights(model: ResNet, path: Path, *, lenient: bool = False) -> list[st
     Raises:
         CheckpointError: the file belongs to another model.
     """
-    values, own = read_tensors(path), model.state_dict()
+    values, own = {present_name(k): v for k, v in read_tensors(path).items()}, model.state_dict()
     # `num_batches_tracked` only matters while BatchNorm averages; older files of torchvision lack it.
     extra = ("level_scale", ".step", ".threshold", ".act1.weight", ".act2.weight", ".act3.weight")
     extra += ("input.zero_point", "input.scale", ".num_batches_tracked")

@@ -23,6 +23,7 @@ Activations = Literal[32, 8, 4, 2, 1]
 MOST = 1_000_000_000
 """Of epochs, images, classes and so on: more is a slip, and what is computed from it stays exact."""
 ScaleOption = Literal["none", "layer", "channel", "two-sided"]
+ScaleFitOption = Literal["method", "fixed", "least-squares", "learned"]
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,11 @@ class ModelConfig:
     channels: int = 3
     zero_point: int = 121
     pixel_scale: float = 64.0
+
+    @property
+    def is_one_bit(self) -> bool:
+        """Whether activations have 1 bit: the blocks then have a form of their own."""
+        return self.activations in (1, "learned-sign")
 
     def __post_init__(self) -> None:
         many = (1, MOST)
@@ -166,7 +172,7 @@ class OptimizerConfig:
     growth: float = 200.0
     soft: float = 0.75
     clamp: float = 3.0
-    scale_fit: Literal["method", "fixed", "least-squares", "learned"] = "method"
+    scale_fit: ScaleFitOption = "method"
     average_from: float = 1.0
 
     def __post_init__(self) -> None:

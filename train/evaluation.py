@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from bitplane.train.data.augment import BatchLoader
 from bitplane.train.data.dataset import Split
+from bitplane.train.finish import reestimate_statistics
 from bitplane.train.layers import batch_norm_statistics
 from bitplane.train.optimizer import ProxOptimizer
 
@@ -38,29 +39,6 @@ def evaluate(model: nn.Module, split: Split, device: torch.device, batch_size: i
     return {"test_loss": loss.item() / len(split.labels), "test_top1": correct.item() / len(split.labels)}
 
 
-@torch.no_grad()
-def reestimate_statistics(model: nn.Module, loader: BatchLoader, batches: int) -> None:
-    """Replace BatchNorm's running statistics by means over training batches at the present weights.
-
-    Every process must call it: each computes its own slices.
-
-    Args:
-        model: the network; left in training mode.
-        loader: of the training images.
-        batches: how many slices of batches the means are taken over.
-    """
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    momenta = [m.momentum for m in norms]
-    for m in norms:
-        m.reset_running_stats()
-        m.momentum = None  # a cumulative average
-    model.train()
-    for images, _ in itertools.islice(loader.epoch(0), batches):
-        model(images)
-    for m, momentum in zip(norms, momenta, strict=True):
-        m.momentum = momentum
-
-
 @contextmanager
 def final_weights(model: nn.Module, optimizer: ProxOptimizer, loader: BatchLoader, batches: int) -> Iterator[None]:
     """Within the block the network is as it would be exported now; afterwards everything is as before.
@@ -74,6 +52,6 @@ def final_weights(model: nn.Module, optimizer: ProxOptimizer, loader: BatchLoade
     statistics = batch_norm_statistics(model)
     with optimizer.projected():
         if batches:
-            reestimate_statistics(model, loader, batches)
+            reestimate_statistics(model, (images for images, _ in itertools.islice(loader.epoch(0), batches)))
         yield
     model.load_state_dict(statistics, strict=False)

@@ -26,14 +26,14 @@ combination, so a new method is a new row (`register_method`):
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from enum import Enum
 
 from torch import Generator, Tensor
 
 from bitplane.format.levels import LevelSet
-from bitplane.train.config import ModelConfig, OptimizerConfig
+from bitplane.train.config import ModelConfig, OptimizerConfig, ScaleFitOption, ScaleOption
 from bitplane.train.errors import ConfigError
 from bitplane.train.quantizers import random, smooth
 from bitplane.train.quantizers.piecewise_linear import binary_relax, parq, projector, proxconnect
@@ -146,26 +146,45 @@ def method_of(optimizer: OptimizerConfig, model: ModelConfig) -> Method:
     """
     name, method = optimizer.method, METHODS[optimizer.method]
     sets = {model.weights, *(e.partition("=")[2] for e in model.layer_weights)} - {"float"}
-    if method.levels and not sets <= set(method.levels):
-        raise ConfigError(f"`method` (={name}) is defined for {' and '.join(method.levels)} weights, not {min(sets)}")
-    if method.fit == "ttq" and sets and model.scale != "two-sided":
-        raise ConfigError(f"`method` (={name}) learns both levels of a layer: it needs `scale` two-sided, not {model.scale}")
-    if method.fit != "ttq" and model.scale == "two-sided":
-        raise ConfigError(f"`scale` (=two-sided) goes with `method` ttq, not {name}")
-    if method.fit in ("twn", "least-squares") and sets and model.scale == "none":
-        raise ConfigError(f"`method` (={name}) estimates scales: it needs `scale` layer or channel, not none")
-    if optimizer.soft >= 1 and method.form != "hard":
-        raise ConfigError(
-            f"`soft` (={optimizer.soft:g}) leaves no step for the hard projection of method {name}; take less than 1"
-        )
+    scales: set[ScaleOption] = {model.scale} if sets or model.scale == "two-sided" else set()
+    check_method(name, method, sets, scales, optimizer.soft)
     return method
 
 
-def scale_fit(optimizer: OptimizerConfig, model: ModelConfig) -> ScaleFit:
-    """How the scales of a configuration move."""
-    own = METHODS[optimizer.method].fit
-    if own in ("twn", "ttq"):
-        return own
-    if model.scale == "none":
+def check_method(name: str, method: Method, levels: Set[str], scales: Set[ScaleOption], soft: float) -> None:
+    """Refuse what does not go together.
+
+    Args:
+        name: of the method, for messages.
+        method: the row.
+        levels: names of the level sets of the low-bit layers.
+        scales: options of their scales.
+        soft: share of the steps before the quantizer becomes the projector.
+
+    Raises:
+        ConfigError: the method is not defined for these, or never reaches the hard projection.
+    """
+    other = levels - set(method.levels) if method.levels else set[str]()
+    if other:
+        raise ConfigError(f"`method` (={name}) is defined for {' and '.join(method.levels)} weights, not {min(other)}")
+    if method.fit == "ttq" and scales - {"two-sided"}:
+        raise ConfigError(
+            f"`method` (={name}) learns both levels of a layer: it needs `scale` two-sided, not {min(scales - {'two-sided'})}"
+        )
+    if method.fit != "ttq" and "two-sided" in scales:
+        raise ConfigError(f"`scale` (=two-sided) goes with `method` ttq, not {name}")
+    if method.fit in ("twn", "least-squares") and "none" in scales:
+        raise ConfigError(f"`method` (={name}) estimates scales: it needs `scale` layer or channel, not none")
+    if "two-sided" in scales and levels - {"ternary"}:
+        raise ConfigError(f"`scale` (=two-sided) needs ternary weights, not {min(levels - {'ternary'})}")
+    if soft >= 1 and method.form != "hard":
+        raise ConfigError(f"`soft` (={soft:g}) leaves no step for the hard projection of method {name}; take less than 1")
+
+
+def scale_fit(method: Method, option: ScaleFitOption, scale: ScaleOption) -> ScaleFit:
+    """How a scale moves: the method's own way, or as the options of the optimizer and of the layer say."""
+    if method.fit in ("twn", "ttq"):
+        return method.fit
+    if scale == "none":
         return "fixed"
-    return "least-squares" if optimizer.scale_fit == "method" else optimizer.scale_fit
+    return "least-squares" if option == "method" else option

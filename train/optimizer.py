@@ -1,95 +1,143 @@
-"""The update rules of the ProxConnect family as one optimizer wrapper with two switches.
+"""`ProxOptimizer`: any torch optimizer, whose low-bit weights move by a method of the ProxConnect family.
 
-Every rule keeps latent weights w* and quantized weights w = P(w*); it is named by the point at which the gradient is taken
-and the point from which the update starts (Dockhorn et al., NeurIPS 2021):
+    optimizer = ProxOptimizer(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), model, method="pc", steps=total)
 
-    rule  eq.    gradient at  starts from
-    bc    3      w            w*            P is the projector from the first step
-    pc    31     w            w*            P = L_rho^varrho with growing rho
-    pq    5      w            w
-    rpc   36     w*           w
-    ptq   7      w*           w*            P is applied once, at the end
-
-ProxConnect++ (Lu et al., NeurIPS 2023) multiplies the gradient by a backward map of w* before the step. What P is, and how
-its sharpness grows, is a method's choice (`bitplane.train.methods`).
-
-What each tensor holds: between steps the model's parameter is the point of the gradient. Where that point is w but the
-update starts from w*, w* lives in `ProxOptimizer.latent` (float32, shape and layout of the parameter), a view of one flat
-buffer for each level set (`bitplane.train.latents`).
+What a step does to low-bit weights is `bitplane.train.update`; here is what torch, its schedulers and its trainers expect of an
+optimizer around it.
 """
 
 import inspect
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from bitplane.format.levels import LevelSet
-from bitplane.train.errors import TrainingError
+from bitplane.train import methods
+from bitplane.train.config import OptimizerConfig, ScaleFitOption
+from bitplane.train.errors import ConfigError, TrainingError
 from bitplane.train.latents import LatentGroup, Target
-from bitplane.train.methods import Method, Point, Quantizer, RandomQuantizer
-from bitplane.train.quantizers import projector
+from bitplane.train.layers import LowBitLayer, low_bit_layers
+from bitplane.train.methods import METHODS, Method, Point, check_method
+from bitplane.train.schedules import Sharpness
+from bitplane.train.update import Update, UpdateOptions
+
+STEP, WEIGHT = "prox_step", "prox_average_weight"
+"""Keys of the first parameter group in a state dictionary: steps taken, and the weight of the averaged iterates."""
+LATENT, AVERAGE = "prox_latent", "prox_average"
+"""Keys of a low-bit parameter's state there."""
 
 
 class ProxOptimizer(torch.optim.Optimizer):
-    """Wrap any optimizer so that the targets' weights move by one of the methods; other parameters move as before.
+    """Wrap any optimizer so that a prepared network's low-bit weights move by a method; other parameters move as before.
 
-    `param_groups` and `state` are the wrapped optimizer's own: learning-rate schedulers and Accelerate see one optimizer.
+    `param_groups`, `state` and `defaults` are the wrapped optimizer's own: learning-rate schedulers, GradScaler and Accelerate
+    see one optimizer. Of weights that are loaded into the model later, the next step starts.
 
     Args:
-        base: the wrapped optimizer; holds all parameters, the targets and their learned scales included.
-        targets: the low-bit parameters.
-        method: rule, quantizer and backward map.
-        schedule: sharpness of the quantizer as a function of the gradient step; infinite in the hard stage.
-        clamp: latent weights are kept within clamp * scale * [q_1, q_b] after each step; inf to leave them alone.
+        base: the wrapped optimizer; holds all the model's low-bit weights.
+        model: a network that `prepare` made low-bit, also inside DistributedDataParallel or `torch.compile`.
+        method: a row of `bitplane.train.methods` by its name, or one of your own.
+        steps: gradient steps of the whole training: the sharpness of the quantizer grows over them.
+        rho_0: sharpness at the first step, for pc, pq and rpc in units of the level set; default: the method's own.
+        growth: how many times `rho_0` the sharpness of pc, pq and rpc has grown by at the end.
+        soft: share of the steps before the quantizer becomes the projector.
+        clamp: latent weights stay within this multiple of the top level; without a scale always within 1.
+        scale_fit: how scales move: "fixed", "least-squares", "learned" (by the wrapped optimizer, which gets them as a group of
+            its own), or "method", the method's own way or else least squares.
         scale_every: gradient steps between two least-squares estimates of the scales.
-        average_from: step from which the iterates w are averaged (Corollary 4.2 of the paper), weighted by the learning rate;
-            the final weights are then the projection of that average. None: the last iterate.
+        average_from: share of the steps from which the iterates are averaged; 1 keeps the last one.
         seed: of random quantizers; with the step it determines what they draw, on any device and in any process.
+
+    Raises:
+        ConfigError: the model has no low-bit layer, `base` lacks a low-bit weight, the parameters are shards (FSDP2), or
+            method, levels, scales and steps do not go together.
     """
 
     def __init__(
         self,
         base: torch.optim.Optimizer,
+        model: nn.Module,
+        method: str | Method = "pc",
+        *,
+        steps: int,
+        rho_0: float | None = None,
+        growth: float = 200.0,
+        soft: float = 0.75,
+        clamp: float = 3.0,
+        scale_fit: ScaleFitOption = "method",
+        scale_every: int = 10,
+        average_from: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        OptimizerConfig(  # checks the values
+            method=method if isinstance(method, str) else "pc",  # type: ignore[arg-type]
+            rho_0=rho_0,
+            growth=growth,
+            soft=soft,
+            clamp=clamp,
+            scale_fit=scale_fit,
+            average_from=average_from,
+        )
+        row = METHODS[method] if isinstance(method, str) else method
+        layers = low_bit_layers(model)
+        _check(base, layers, steps, scale_every)
+        check_method(
+            method if isinstance(method, str) else "your own",
+            row,
+            {m.levels.name for m in layers.values()},
+            {m.scale_option for m in layers.values()},
+            soft,
+        )
+        for m in layers.values():
+            m.follow_weights()
+        schedule = Sharpness(
+            form=row.form,
+            first=row.first if rho_0 is None else rho_0,
+            last=row.last,
+            period=steps / max(growth, 1e-9),
+            hard_from=max(1, round(soft * steps)),
+        )
+        start = round(average_from * steps) if average_from < 1 else None
+        options = UpdateOptions(row, schedule, clamp, scale_every, start, seed)
+        self._wrap(base, [_target(m, row, scale_fit) for m in layers.values()], options)
+
+    @classmethod
+    def of_targets(
+        cls,
+        base: torch.optim.Optimizer,
         targets: Sequence[Target],
         method: Method,
         schedule: Callable[[int], float],
-        *,
-        clamp: float = 1.0,
-        scale_every: int = 10,
-        average_from: int | None = None,
-        seed: int = 0,
-    ) -> None:
-        # Deliberately no super().__init__: groups, state and defaults are the base's own.
+        **options: Any,
+    ) -> "ProxOptimizer":
+        """An optimizer of parameters that belong to no prepared layer.
+
+        Args:
+            base: the wrapped optimizer; holds the targets' parameters.
+            targets: the low-bit parameters.
+            method: the row.
+            schedule: sharpness as a function of the gradient step.
+            options: further fields of `UpdateOptions`.
+        """
+        self = cls.__new__(cls)
+        self._wrap(base, targets, UpdateOptions(method, schedule, **options))
+        return self
+
+    def _wrap(self, base: torch.optim.Optimizer, targets: Sequence[Target], options: UpdateOptions) -> None:
+        # Deliberately no Optimizer.__init__: groups, state and defaults are the base's own. What else it makes, hooks and the
+        # patch that calls them, is made where an optimizer is unpickled too.
         self.base = base
-        self.targets = list(targets)
-        self.method = method
-        self.schedule = schedule
-        self.scale_every = scale_every
-        self.average_from = average_from
-        self.seed = seed
-        self.step_count = 0
-        self.average_weight = 0.0
-        self.defaults = base.defaults
+        self.finished = False
+        held = {id(p) for group in base.param_groups for p in group["params"]}
+        scales = [t.scale for t in targets if t.learned and id(t.scale) not in held]
+        if scales:
+            base.add_param_group({"params": scales, **({"weight_decay": 0.0} if "weight_decay" in base.defaults else {})})
+        self.update = Update(targets, options)
         closure = inspect.signature(base.step).parameters.get("closure")
         self._needs_closure = closure is not None and closure.default is inspect.Parameter.empty
-        by_levels: dict[LevelSet, list[Target]] = {}
-        for t in self.targets:
-            by_levels.setdefault(t.levels, []).append(t)
-        averaged = average_from is not None
-        with torch.no_grad():
-            self.groups = [LatentGroup(g, clamp if method.clamped else math.inf, averaged) for g in by_levels.values()]
-        # Not in the base's state: Adam takes a non-empty state for one that it has filled itself.
-        self.latent: dict[Tensor, Tensor] = {}
-        with torch.no_grad():
-            for i, g in enumerate(self.groups):
-                if self._keeps_latent:
-                    self.latent |= dict(zip(g.parameters, g.latents, strict=True))
-                if method.rule.gradient_at is Point.QUANTIZED:
-                    g.push(self._quantized(g, schedule(0), i))
+        super().__setstate__({})
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
@@ -102,34 +150,52 @@ class ProxOptimizer(torch.optim.Optimizer):
         return self.base.state
 
     @property
-    def average(self) -> dict[Tensor, Tensor]:
-        """The mean of the iterates of each target, where it is kept; views that may be written."""
-        return {
-            p: v for g in self.groups if g.average is not None for p, v in zip(g.parameters, g.views(g.average), strict=True)
-        }
+    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
+        """The wrapped optimizer's defaults."""
+        return self.base.defaults
 
     @property
-    def _keeps_latent(self) -> bool:
-        return self.method.rule.gradient_at is Point.QUANTIZED and self.method.rule.starts_from is Point.LATENT
+    def targets(self) -> list[Target]:
+        """The low-bit parameters."""
+        return self.update.targets
 
-    @torch.no_grad()
-    def refresh(self) -> None:
-        """Recompute what follows from restored latents and scales: thresholds, and w where it is not the state itself."""
-        for i, g in enumerate(self.groups):
-            if not self._keeps_latent:
-                g.pull()
-            g.decide()
-            g.expand()
-            if self._keeps_latent:
-                g.push(self._quantized(g, self.schedule(self.step_count), i))
+    @property
+    def method(self) -> Method:
+        """The method by which they move."""
+        return self.update.method
 
-    def _quantized(self, g: LatentGroup, sharpness: float, index: int) -> Tensor:
-        if math.isinf(sharpness):
-            return g.scaled(projector(g.units(), g.levels))
-        if not self.method.random:
-            return g.scaled(cast(Quantizer, self.method.quantizer)(g.units(), g.levels, sharpness))
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.step_count) * 31 + index)
-        return g.scaled(cast(RandomQuantizer, self.method.quantizer)(g.units(), g.levels, sharpness, generator))
+    @property
+    def groups(self) -> list[LatentGroup]:
+        """Their latents by level set."""
+        return self.update.groups
+
+    @property
+    def latent(self) -> dict[Tensor, Tensor]:
+        """The latent weights of each target, where they are kept; views that may be written."""
+        return self.update.latent
+
+    @property
+    def average(self) -> dict[Tensor, Tensor]:
+        """The mean of the iterates of each target, where it is kept; views that may be written."""
+        return self.update.average
+
+    @property
+    def step_count(self) -> int:
+        """Gradient steps taken."""
+        return self.update.step_count
+
+    @property
+    def average_weight(self) -> float:
+        """Sum of the learning rates of the averaged iterates."""
+        return self.update.average_weight
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters to the wrapped optimizer."""
+        self.base.add_param_group(param_group)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients of all parameters."""
+        self.base.zero_grad(set_to_none)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -146,56 +212,31 @@ class ProxOptimizer(torch.optim.Optimizer):
             What the closure returned at first; without a closure, what the wrapped optimizer's step returned.
 
         Raises:
-            TrainingError: the wrapped optimizer needs a closure and there is none; nothing has moved.
+            TrainingError: the weights are final (`finish`), or the wrapped optimizer needs a closure and there is none; nothing
+                has moved.
         """
+        if self.finished:
+            raise TrainingError("the weights are final since `bitplane.finish`; make a new ProxOptimizer to train on")
         if closure is None and self._needs_closure:
             raise TrainingError(f"{type(self.base).__name__} evaluates the loss several times a step: call `step(closure)`")
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        rule, sharpness = self.method.rule, self.schedule(self.step_count)
-        for i, g in enumerate(self.groups):
-            if not self._keeps_latent:
-                g.pull()
-            self._map_gradients(g, sharpness)
-            if self._keeps_latent:
-                g.push(g.latent)
-            elif rule.gradient_at is Point.LATENT and rule.starts_from is Point.QUANTIZED:
-                g.push(self._quantized(g, sharpness, i))
+        # torch.distributed.checkpoint takes a step of rate 0 to have the state made: it is to move nothing.
+        moves = any(not _is_zero(group.get("lr")) for group in self.param_groups)
+        sharpness = self.update.before() if moves else 0.0
         if closure is None:
             loss = self.base.step()
-        elif self._needs_closure:
+        elif self._needs_closure and moves:
             self.base.step(self._evaluation(closure, loss, sharpness))
-        else:
+        elif not self._needs_closure:
             self.base.step()
-        self.step_count += 1
-        self._settle()
+        if moves:
+            self.update.after(lambda: float(self.param_groups[0]["lr"]))
+        else:
+            self.update.pass_over()
         return loss
-
-    def _settle(self) -> None:
-        """After the wrapped optimizer's step: limit the latents, move the scales, and put the parameters where they rest."""
-        sharpness = self.schedule(self.step_count)
-        # A least-squares scale rests when the quantizer is hard, unless it always was.
-        soft = self.method.form == "hard" or sharpness < math.inf
-        for i, g in enumerate(self.groups):
-            g.pull()
-            g.limit()
-            self._move_scales(g, least_squares=soft and self.step_count % self.scale_every == 0)
-            values = self._quantized(g, sharpness, i) if self.method.rule.gradient_at is Point.QUANTIZED else g.latent
-            g.push(values)
-            self._count(g, values)
-        if self._averaging:
-            self.average_weight += self._rate
-
-    def _map_gradients(self, g: LatentGroup, sharpness: float) -> None:
-        """From the gradients at the parameters, whose latents `g` holds: those of learned scales, and the backward map's."""
-        g.scale_gradients()
-        if self.method.backward is not None:
-            factor = self.method.backward(g.units(), g.levels, sharpness)
-            for p, f in zip(g.parameters, g.views(factor), strict=True):
-                if p.grad is not None:
-                    p.grad.mul_(f)
 
     def _evaluation(self, closure: Callable[[], Any], loss: Any, sharpness: float) -> Callable[[], Any]:
         """The closure for a base that evaluates it where it likes: its parameters are latents, the gradient is taken at w.
@@ -205,6 +246,7 @@ class ProxOptimizer(torch.optim.Optimizer):
             loss: its value at the present gradients, which are those of the base's first evaluation.
             sharpness: of the quantizer in this step.
         """
+        update = self.update
         everything = [p for group in self.param_groups for p in group["params"]]
         start: list[Tensor] | None = [p.detach().clone() for p in everything]
 
@@ -214,54 +256,23 @@ class ProxOptimizer(torch.optim.Optimizer):
             if first is not None and all(map(torch.equal, first, everything)):
                 return loss
             with torch.no_grad():
-                learned = [(t.scale, t.scale.clone()) for t in self.targets if t.learned]
-                for i, g in enumerate(self.groups):
+                learned = [(t.scale, t.scale.clone()) for t in update.targets if t.learned]
+                for i, g in enumerate(update.groups):
                     g.pull()
-                    self._move_scales(g, least_squares=False)
-                    if self.method.rule.gradient_at is Point.QUANTIZED:
-                        g.push(self._quantized(g, sharpness, i))
+                    update.move_scales(g, least_squares=False)
+                    if update.method.rule.gradient_at is Point.QUANTIZED:
+                        g.push(update.quantized(g, sharpness, i))
             with torch.enable_grad():
                 value = closure()
             with torch.no_grad():
-                for g in self.groups:
-                    self._map_gradients(g, sharpness)
+                for g in update.groups:
+                    update.map_gradients(g, sharpness)
                     g.push(g.latent)
                 for scale, before in learned:
                     scale.copy_(before)
             return value
 
         return evaluate
-
-    def _move_scales(self, g: LatentGroup, least_squares: bool) -> None:
-        # Thresholds of twn and ttq belong to the latents of the same step; a least-squares scale may lag.
-        threshold = any(t.fit in ("twn", "ttq") for t in g.targets)
-        learned = any(t.learned for t in g.targets)
-        estimated = least_squares and any(t.fit == "least-squares" for t in g.targets)
-        for t in g.targets:
-            if t.learned:
-                t.scale.clamp_(min=1e-8)
-        if threshold or estimated:
-            g.estimate(estimated)
-        if threshold or estimated or learned:
-            g.decide()
-            g.expand()
-
-    @property
-    def _averaging(self) -> bool:
-        return self.average_from is not None and self.step_count > self.average_from
-
-    @property
-    def _rate(self) -> float:
-        return float(self.param_groups[0]["lr"])
-
-    def _count(self, g: LatentGroup, values: Tensor) -> None:
-        if g.average is not None and self._averaging:
-            total = self.average_weight + self._rate
-            g.average.lerp_(values, self._rate / total if total > 0 else 1.0)
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clear the gradients of all parameters."""
-        self.base.zero_grad(set_to_none)
 
     @contextmanager
     def projected(self) -> Iterator[None]:
@@ -275,33 +286,107 @@ class ProxOptimizer(torch.optim.Optimizer):
                 for t, w in zip(self.targets, before, strict=True):
                     t.parameter.copy_(w)
 
-    @torch.no_grad()
     def project(self) -> None:
-        """Project for good: every target's parameter is exactly in its level set (times its scale)."""
-        for g in self.groups:
-            if not self._keeps_latent:
-                g.pull()
-            kept = g.latent.clone()
-            if g.average is not None and self.average_weight > 0:
-                g.latent.copy_(g.average)
-            g.push(g.scaled(projector(g.units(), g.levels)))
-            g.latent.copy_(kept)
+        """Every target's parameter exactly in its level set (times its scale)."""
+        self.update.project()
+
+    def refresh(self) -> None:
+        """Put the parameters where restored latents and scales say, without waiting for the next step."""
+        self.update.refresh()
 
     def state_dict(self) -> dict[str, Any]:
-        """The wrapped optimizer's state, with latent weights, averages, and the step count."""
-        own = {"step_count": self.step_count, "average_weight": self.average_weight}
-        return {**self.base.state_dict(), **own, "latent": list(self.latent.values()), "average": list(self.average.values())}
+        """The wrapped optimizer's state, and in it what the low-bit weights need: latents, averages, and counters.
 
+        Latents and averages are fields of their parameter's state and the counters of the first group, so that what maps
+        parameters to names (torch.distributed.checkpoint) maps them too.
+        """
+        for hook in self._optimizer_state_dict_pre_hooks.values():
+            hook(self)
+        state = self.base.state_dict()
+        groups = [dict(g) for g in state["param_groups"]]
+        if groups:
+            groups[0] |= {STEP: self.step_count, WEIGHT: self.average_weight}
+        inner = {k: dict(v) for k, v in state["state"].items()}
+        number = self._numbers()
+        for key, tensors in ((LATENT, self.latent), (AVERAGE, self.average)):
+            for p, value in tensors.items():
+                inner.setdefault(number[p], {})[key] = value
+        state = {**state, "state": inner, "param_groups": groups}
+        for hook in self._optimizer_state_dict_post_hooks.values():
+            state = state if (changed := hook(self, state)) is None else changed
+        return state
+
+    @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned; call `refresh` once the model's parameters and scales are restored too."""
-        rest = dict(state_dict)
-        self.step_count = int(rest.pop("step_count", self.step_count))
-        self.average_weight = float(rest.pop("average_weight", self.average_weight))
-        for mine, name in ((self.latent, "latent"), (self.average, "average")):
-            for kept, value in zip(mine.values(), rest.pop(name, []), strict=True):
-                kept.copy_(value)
-        self.base.load_state_dict(rest)
+        """Restore what `state_dict` returned; before or after the model's own state dictionary."""
+        given = dict(state_dict)
+        for hook in self._optimizer_load_state_dict_pre_hooks.values():
+            given = given if (changed := hook(self, given)) is None else changed
+        groups = [dict(g) for g in given["param_groups"]]
+        counters = [(g.pop(STEP, None), g.pop(WEIGHT, None)) for g in groups]
+        inner = {k: dict(v) for k, v in given["state"].items()}
+        # As torch does: the n-th parameter's state is that of the n-th name in the groups, whatever the names are.
+        names = [n for g in groups for n in g["params"]]
+        number = self._numbers()
+        for key, tensors in ((LATENT, self.latent), (AVERAGE, self.average)):
+            for p, kept in tensors.items():
+                value = inner.get(names[number[p]], {}).pop(key, None) if number[p] < len(names) else None
+                if value is not None:
+                    kept.copy_(value)
+        # Adam takes a state that is not empty for one that it has filled.
+        self.base.load_state_dict({**given, "state": {k: v for k, v in inner.items() if v}, "param_groups": groups})
+        steps, weight = counters[0] if counters else (None, None)
+        if steps is not None:
+            self.update.restore(int(steps), float(weight or 0.0))
+            self.update.show_latents()
+        for hook in self._optimizer_load_state_dict_post_hooks.values():
+            hook(self)
+
+    def _numbers(self) -> dict[Tensor, int]:
+        """Parameters to their numbers in a state dictionary."""
+        return {p: i for i, p in enumerate(p for group in self.param_groups for p in group["params"])}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copy: without hooks, and without what a scheduler puts around `step`."""
+        return {k: v for k, v in vars(self).items() if k in ("base", "finished", "update", "_needs_closure")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """The inverse of `__getstate__`."""
+        super().__setstate__(state)
 
     def __repr__(self) -> str:
         """Name the targets and the wrapped optimizer."""
         return f"ProxOptimizer({len(self.targets)} targets, {self.base!r})"
+
+
+def _is_zero(rate: Any) -> bool:
+    """Whether a learning rate is 0; of one on a device, nobody looks."""
+    return bool(rate == 0) if not isinstance(rate, Tensor) or rate.device.type == "cpu" else False
+
+
+def _check(base: torch.optim.Optimizer, layers: dict[str, LowBitLayer], steps: int, scale_every: int) -> None:
+    if not layers:
+        raise ConfigError("the model has no low-bit layer: call `bitplane.prepare(model, ...)` before ProxOptimizer")
+    for name, value, what in (
+        ("steps", steps, "the number of gradient steps of the whole training"),
+        ("scale_every", scale_every, "a number of gradient steps"),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ConfigError(f"`{name}` (={value}) must be {what}, at least 1")
+    held = {id(p) for group in base.param_groups for p in group["params"]}
+    for name, m in layers.items():
+        if hasattr(m.weight, "to_local"):
+            raise ConfigError(
+                f"{name}.weight is a shard (DTensor, of FSDP2 or tensor parallelism), and a level set needs the whole weight:"
+                " train with DistributedDataParallel instead"
+            )
+        if id(m.weight) not in held:
+            raise ConfigError(
+                f"the base optimizer lacks {name}.weight: give {type(base).__name__} all of model.parameters(), after"
+                " `prepare` and after the model is on its device"
+            )
+
+
+def _target(m: LowBitLayer, method: Method, option: ScaleFitOption) -> Target:
+    fit = methods.scale_fit(method, option, m.scale_option)
+    return Target(m.weight, m.levels, m.level_scale, m.scale_option, fit, 1.0 if m.scale_option == "none" else None)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bitplane.train.activations import LearnedStep
-from bitplane.train.checkpoint import load_weights, read_json, read_tensors
+from bitplane.train.checkpoint import load_weights, present_name, read_json, read_tensors
 from bitplane.train.errors import CheckpointError
 from bitplane.train.models import ResNet
 from bitplane.train.optimizer import ProxOptimizer
@@ -78,7 +78,7 @@ def restore(model: ResNet, optimizer: ProxOptimizer, folder: Path, processes: in
             m.bits = progress.bits
     file, named = folder / "optimizer.safetensors", _named(model)
     kept = {"latent": optimizer.latent, "average": optimizer.average}
-    values = read_tensors(file)
+    values = {present_name(k): v for k, v in read_tensors(file).items()}
     for field, tensors in kept.items():
         for name, p in named.items():
             if p in tensors and f"{name}/{field}" not in values:
@@ -96,7 +96,7 @@ def restore(model: ResNet, optimizer: ProxOptimizer, folder: Path, processes: in
             kept[field][p].copy_(value)
         else:
             optimizer.state[p][field] = torch.empty_like(p).copy_(value) if field != STEPS else value.to(p.device)
-    optimizer.step_count, optimizer.average_weight = progress.step, progress.average_weight
+    optimizer.update.restore(progress.step, progress.average_weight)
     optimizer.refresh()
     return progress
 

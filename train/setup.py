@@ -1,5 +1,6 @@
 """What a run is made of, put together from its configuration: accelerator, network, batches, loss and optimizer."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +16,11 @@ from bitplane.train.data.augment import BatchLoader, Share
 from bitplane.train.data.dataset import Dataset
 from bitplane.train.distributed import synchronize_batch_norm
 from bitplane.train.errors import ConfigError
-from bitplane.train.latents import Target
+from bitplane.train.layers import low_bit_layers
 from bitplane.train.losses import Loss
-from bitplane.train.methods import METHODS, Point, method_of, scale_fit
+from bitplane.train.methods import METHODS, Point, method_of
 from bitplane.train.models import ResNet, build_model
 from bitplane.train.optimizer import ProxOptimizer
-from bitplane.train.schedules import Sharpness
 
 LEARNED_BITS = (8, 4, 2)
 """Bits of activations whose step is learned, and which may become fewer while training."""
@@ -84,7 +84,7 @@ def set_up(config: TrainConfig, run: Path, data: Dataset, init: Path | None, *, 
     model = build_model(config.model)
     if init is not None and not resume:
         load_weights(model, init if init.suffix == ".safetensors" else init / "final" / "model.safetensors", lenient=True)
-        for layer in model.low_bit_layers().values():
+        for layer in low_bit_layers(model).values():
             layer.fit_scale()
     if world > 1:
         synchronize_batch_norm(model, device)
@@ -93,36 +93,47 @@ def set_up(config: TrainConfig, run: Path, data: Dataset, init: Path | None, *, 
     loader = BatchLoader(data, config.batch_size, device, config.seed, share)
     loss = Loss(config.recipe, _teacher(config, accelerator))
     steps = config.epochs * len(loader)
+    optimizer = make_optimizer(model, config, steps)
     if not resume:
         start_steps(model, loader.whole_batch(0, 0), _bits(config, steps, 0) or None)
-    optimizer = make_optimizer(model, config, steps)
     return Session(config, run, data, accelerator, model, loader, loss, optimizer)
 
 
-def make_optimizer(model: ResNet, config: TrainConfig, steps: int) -> ProxOptimizer:
+def make_optimizer(model: nn.Module, config: TrainConfig, steps: int) -> ProxOptimizer:
     """The optimizer of a run.
 
     Args:
-        model: the network, on its device; the learned scales of its low-bit layers are optimized too.
+        model: the network, on its device.
         config: the run.
         steps: gradient steps of the whole run, over which the sharpness grows.
 
     Raises:
         ConfigError: method, weights and scales do not go together.
     """
-    o, method = config.optimizer, method_of(config.optimizer, config.model)
-    fit = scale_fit(o, config.model)
-    layers = model.low_bit_layers().values()
-    targets = [Target(m.weight, m.levels, m.level_scale, m.scale_option, fit) for m in layers]
+    o = config.optimizer
+    method_of(o, config.model)
     decay = [p for p in model.parameters() if p.dim() > 1]
-    rest = [p for p in model.parameters() if p.dim() <= 1] + [t.scale for t in targets if t.learned]
+    rest = [p for p in model.parameters() if p.dim() <= 1]
     base = _base_optimizer(o, decay, rest)
-    first = method.first if o.rho_0 is None else o.rho_0
-    hard_from = max(1, round(o.soft * steps))
-    schedule = Sharpness(method.form, first, method.last, steps / max(o.growth, 1e-9), hard_from)
-    clamp = o.clamp if config.model.scale != "none" else 1.0
-    average = round(o.average_from * steps) if o.average_from < 1 else None
-    return ProxOptimizer(base, targets, method, schedule, clamp=clamp, average_from=average, seed=config.seed)
+    if config.model.weights == "float":
+        return ProxOptimizer.of_targets(base, [], METHODS["ptq"], _hard)
+    return ProxOptimizer(
+        base,
+        model,
+        o.method,
+        steps=steps,
+        rho_0=o.rho_0,
+        growth=o.growth,
+        soft=o.soft,
+        clamp=o.clamp,
+        scale_fit=o.scale_fit,
+        average_from=o.average_from,
+        seed=config.seed,
+    )
+
+
+def _hard(step: int) -> float:
+    return math.inf
 
 
 def reestimated_batches(config: TrainConfig) -> int:
@@ -140,7 +151,7 @@ def _bits(config: TrainConfig, steps: int, step: int) -> int:
     return next((b for i, b in enumerate(earlier) if step < steps * (i + 1) / len(earlier) / 2), last)
 
 
-def _base_optimizer(options: OptimizerConfig, decay: list[nn.Parameter], rest: list[torch.Tensor]) -> torch.optim.Optimizer:
+def _base_optimizer(options: OptimizerConfig, decay: list[nn.Parameter], rest: list[nn.Parameter]) -> torch.optim.Optimizer:
     groups = [{"params": decay, "weight_decay": options.weight_decay}, {"params": rest, "weight_decay": 0.0}]
     fused = decay[0].device.type == "cuda"  # one launch instead of a handful
     if options.base == "adam":

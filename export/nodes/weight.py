@@ -70,6 +70,12 @@ class Weight:
             return Weight(self.values * factor[:, None, None, None])
         return integer_weight(self.integers, self.unit * factor, self.level_set)
 
+    def reshaped(self, shape: tuple[int, ...]) -> "Weight":
+        """The same weight as [O, *shape]."""
+        if self.integers is None or self.unit is None:
+            return Weight(self.values.reshape(-1, *shape))
+        return integer_weight(self.integers.reshape(-1, *shape), self.unit, self.level_set)
+
     def write(self, graph: GraphBuilder, layer: str, *, dense: bool = False) -> str:
         """Store its values; `dense` as [O, K]. Returns the name of the value in the file."""
         values = self.values.astype(np.float32)

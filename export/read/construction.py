@@ -89,8 +89,8 @@ class NetworkBuilder:
             raise ExportError(f"{self.label}: mean {mean.tolist()} must be finite, std {std.tolist()} positive and finite")
         return self.add(Normalize("pixels", INPUT, mean, std))
 
-    def dense(self, name: str, source: Value, weight: Float64, bias: Float64) -> Value:
-        """A fully connected layer, weight [O, K], on a flattened value or on one of 1x1 pixels.
+    def dense(self, name: str, source: Value, weight: Weight, bias: Float64) -> Value:
+        """A fully connected layer, weight [O, K, 1, 1], on a flattened value or on one of 1x1 pixels.
 
         Raises:
             ExportError: it takes another number of features.
@@ -98,8 +98,7 @@ class NetworkBuilder:
         shape = self.shapes[source.name]
         if len(shape) != 3 or weight.shape[1] != int(np.prod(shape)):
             raise ExportError(f"{self.label}: {name} takes {weight.shape[1]} features, its input has shape {list(shape)}")
-        layer = Conv(name, source.name, Weight(weight.reshape(len(weight), *shape)), bias, dense=True)
-        return self.add(layer, flat=True)
+        return self.add(Conv(name, source.name, weight.reshaped(shape), bias, dense=True), flat=True)
 
     def seen_shape(self, value: Value) -> Shape:
         """Shape of a value as the source sees it, without the batch axis."""

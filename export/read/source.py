@@ -89,7 +89,8 @@ def _from_torch(source: nn.Module, images: Tensor, normalize: Normalization | No
 
     logits = _batches(run, images)
     checked = few(images, network)
-    values = quantizer_outputs(module, lambda: run(checked))
+    outputs = quantizer_outputs(module, lambda: run(checked))
+    values = {own: v.reshape(len(v), *network.shapes[own]) for own, v in outputs.items() if own in network.shapes}
     check_reading(network, checked, _without_gradients(run, checked), values)
     return Source(network, images, logits, pixel_form(network))
 

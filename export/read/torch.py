@@ -2,7 +2,9 @@
 
 import copy
 import operator
+from collections import ChainMap
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -47,11 +49,14 @@ class _Reader:
         values: what every call that makes a tensor makes.
         sizes: what every call that makes sizes (numbers, or tuples of them) makes.
         storage: the call whose memory a call's tensor shares: an operation in place changes all of them.
+        codes: what a quantizer of a layer's input makes of a value, which other layers may read too.
     """
 
     def __init__(self, model: nn.Module, input_shape: tuple[int, int, int], normalize: Normalization | None) -> None:
         self.label = type(model).__name__
         self.modules = dict(model.named_modules())
+        self.paths = {m: name for name, m in self.modules.items()}
+        self.codes: dict[tuple[str, nn.Module], Value] = {}
         pixels = normalize is not None or any(isinstance(m, layers.PixelInput) for m in self.modules.values())
         self.builder = NetworkBuilder(self.label, input_shape, pixels=pixels)
         self.values: dict[fx.Node, Value] = {}
@@ -101,6 +106,8 @@ class _Reader:
             read = next((MODULES[kind] for kind in type(module).__mro__ if kind in MODULES), None)
             if read is None:
                 raise call.refuse(f"layer '{name}' ({type(module).__name__})")
+            if isinstance(module, layers.CodedLayer) and module.input_quantizer is not None:
+                call = replace(call, values=ChainMap({call.args[0]: self._codes(call, module.input_quantizer)}, self.values))
             out, in_place, is_copy = read(call, module), bool(getattr(module, "inplace", False)), False
         else:
             name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
@@ -115,6 +122,16 @@ class _Reader:
                 self.values[other] = Value(out.name, self.values[other].flat)
         self.values[node] = out
         self.storage[node] = self.storage[x] if shares or in_place else node
+
+    def _codes(self, call: Call, quantizer: nn.Module) -> Value:
+        """What a layer reads through the quantizer of its input."""
+        key, path = (call.x.name, quantizer), self.paths[quantizer]
+        read = next((MODULES[kind] for kind in type(quantizer).__mro__ if kind in MODULES), None)
+        if read is None:
+            raise call.refuse(f"quantizer '{path}' ({type(quantizer).__name__})")
+        if key not in self.codes:
+            self.codes[key] = read(replace(call, name=path), quantizer)
+        return self.codes[key]
 
     def _function(self, name: str, call: Call) -> Value:
         read = FUNCTIONS.get(name)
@@ -167,12 +184,18 @@ def quantizer_outputs(model: nn.Module, run: Callable[[], object]) -> dict[str, 
         run: runs it once.
 
     Returns:
-        The values by the quantizer's path; of its second call by `PATH_2`, and so on, as `NetworkBuilder.unique` names them.
+        The values by the quantizer's path; of its second input by `PATH_2`, and so on, as `NetworkBuilder.unique` names them.
     """
     seen: dict[str, list[Tensor]] = {}
+    read: dict[str, list[Tensor]] = {}
 
     def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        return lambda _module, _inputs, output: seen.setdefault(name, []).append(output.detach())
+        def hook(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            if not any(inputs[0] is x for x in read.setdefault(name, [])):  # layers may share a quantizer of one value
+                read[name].append(inputs[0])
+                seen.setdefault(name, []).append(output.detach())
+
+        return hook
 
     handles = [
         m.register_forward_hook(keep(name))

@@ -56,6 +56,10 @@ class Call:
         """Shape of the first argument without the batch axis."""
         return self.builder.shapes[self.x.name]
 
+    def reads(self, kind: type[Node]) -> bool:
+        """Whether a node of this kind makes the first argument."""
+        return any(n.name == self.x.name and isinstance(n, kind) for n in self.builder.nodes)
+
     def value(self, of: Any) -> Value:
         """The value of an argument.
 

@@ -27,7 +27,7 @@ from bitplane.export.read.construction import Value, pair
 from bitplane.export.read.torch_call import Call
 from bitplane.export.read.torch_functions import add_max_pool
 from bitplane.train import activations, layers
-from bitplane.train.layers import LowBitConv2d
+from bitplane.train.layers import CodedLayer, LowBitLayer
 
 LEVEL_TOLERANCE = 1e-3
 """Largest distance of a weight from its level, in units of the level set's integers."""
@@ -65,11 +65,13 @@ def conv(call: Call, m: nn.Conv2d) -> Value:
         what = f"Conv2d '{call.name}' with dilation, padding by name or a padding mode other than zeros"
         raise call.refuse(what)
     py, px = pair(m.padding)
-    pads, pad_value = (py, px, py, px), 0.0
-    if isinstance(m, LowBitConv2d):
-        weight, pad_value = low_bit_weight(call.name, m), m.pad_value
+    pads, pad_value = (py, px, py, px), m.pad_value if isinstance(m, CodedLayer) else 0.0
+    if isinstance(m, LowBitLayer):
+        weight = low_bit_weight(call.name, m)
+    elif isinstance(m, layers.Int8Conv2d):
+        weight = _int8_weight(m, pixels=call.reads(Normalize))
     else:
-        weight = Weight(to_float64(m.rounded() if isinstance(m, layers.PixelConv2d) else m.weight))
+        weight = Weight(to_float64(m.weight))
     if weight.floats is not None and not np.isfinite(weight.floats).all():
         raise ExportError(f"{call.name}: a weight is not finite; the training has diverged")
     bias = np.zeros(m.out_channels) if m.bias is None else to_float64(m.bias)
@@ -77,10 +79,24 @@ def conv(call: Call, m: nn.Conv2d) -> Value:
     return call.add(Conv(call.name, call.x.name, weight, bias, pair(m.stride), pads, m.groups, fill))
 
 
+def _four_axes(values: Any) -> Any:
+    """The weight of a fully connected layer, [O, K], as [O, K, 1, 1]; any other as it is."""
+    return values.reshape(*values.shape, *[1] * (4 - values.ndim))
+
+
+def _int8_weight(m: layers.Int8Conv2d, *, pixels: bool) -> Weight:
+    """Integers and their unit; on pixels the values, as the standard deviation of the pixels is to be folded in before."""
+    integers, step = (to_float64(v) for v in m.integers())
+    if pixels or not np.isfinite(step).all():
+        return Weight(to_float64(m.rounded()))
+    return integer_weight(integers.astype(np.int8), step.reshape(-1))
+
+
 def linear(call: Call, m: nn.Linear) -> Value:
-    """A fully connected layer."""
+    """A fully connected layer, low-bit or float."""
     bias = np.zeros(m.out_features) if m.bias is None else to_float64(m.bias)
-    return call.builder.dense(call.name, call.x, to_float64(m.weight), bias)
+    weight = low_bit_weight(call.name, m) if isinstance(m, LowBitLayer) else Weight(_four_axes(to_float64(m.weight)))
+    return call.builder.dense(call.name, call.x, weight, bias)
 
 
 def batch_norm(call: Call, m: nn.BatchNorm1d | nn.BatchNorm2d) -> Value:
@@ -185,41 +201,45 @@ def batch_norm_affine(bn: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Float64, Flo
     return factor, (to_float64(bn.bias) if bn.affine else 0 * ones) - to_float64(bn.running_mean) * factor
 
 
-def low_bit_weight(name: str, conv: LowBitConv2d) -> Weight:
-    """The weight of a low-bit convolution: integers of its level set, or floats where those have more than 8 bits.
+def low_bit_weight(name: str, layer: LowBitLayer) -> Weight:
+    """The weight of a low-bit layer: integers of its level set, or floats where those have more than 8 bits.
+
+    Returns:
+        [O, C / groups, kh, kw]; of a fully connected layer [O, K, 1, 1].
 
     Raises:
         ExportError: as of `level_integers`.
     """
-    integers, factor = level_integers(name, conv), math.gcd(*conv.levels.integers)
-    if conv.levels.largest // factor > np.iinfo(np.int8).max:
-        return Weight(to_float64(conv.weight))
-    scale = np.broadcast_to(to_float64(conv.level_scale).reshape(-1), (conv.out_channels,))
-    return integer_weight(integers.astype(np.int8), scale * factor / conv.levels.denominator, conv.levels.packed())
+    integers, factor = level_integers(name, layer), math.gcd(*layer.levels.integers)
+    if layer.levels.largest // factor > np.iinfo(np.int8).max:
+        return Weight(_four_axes(to_float64(layer.weight)))
+    scale = np.broadcast_to(to_float64(layer.level_scale).reshape(-1), (len(integers),))
+    values = _four_axes(integers.astype(np.int8))
+    return integer_weight(values, scale * factor / layer.levels.denominator, layer.levels.packed())
 
 
-def level_integers(name: str, conv: LowBitConv2d) -> NDArray[np.int64]:
-    """The levels of a low-bit convolution as integers without a common factor, int64 [O, C, kh, kw].
+def level_integers(name: str, layer: LowBitLayer) -> NDArray[np.int64]:
+    """The levels of a low-bit layer as integers without a common factor, int64 of its weight's shape.
 
     Raises:
         ExportError: a level scale is not positive, or a weight lies farther than `LEVEL_TOLERANCE` from every level.
     """
-    level_scale = to_float64(conv.level_scale)
-    if conv.scale_option == "two-sided":
+    level_scale = to_float64(layer.level_scale)
+    if layer.scale_option == "two-sided":
         raise ExportError(
             f"{name}: positive and negative levels have scales of their own (method ttq), which no packed form holds; take"
             " --method twn, or with --scale layer --scale-fit learned, instead"
         )
     if not (np.isfinite(level_scale).all() and (level_scale > 0).all()):
         raise ExportError(f"{name}: a level scale is not positive and finite; train again with a smaller learning rate")
-    factor = math.gcd(*conv.levels.integers)
-    units = to_float64(conv.weight) / level_scale * conv.levels.denominator / factor
-    levels = np.asarray(conv.levels.integers) // factor
+    factor = math.gcd(*layer.levels.integers)
+    units = to_float64(layer.weight) / level_scale * layer.levels.denominator / factor
+    levels = np.asarray(layer.levels.integers) // factor
     distance = np.abs(units[..., None] - levels).min(-1)
     if not (distance <= LEVEL_TOLERANCE).all():
-        count, most = int((~(distance <= LEVEL_TOLERANCE)).sum()), float(distance.max()) * factor / conv.levels.denominator
+        count, most = int((~(distance <= LEVEL_TOLERANCE)).sum()), float(distance.max()) * factor / layer.levels.denominator
         raise ExportError(
-            f"{name}: {count} of {units.size} weights of this layer are not in the {conv.levels.name} level set"
-            f" (off by up to {most:.3g} of its unit): finish or resume the run"
+            f"{name}: {count} of {units.size} weights of this layer are not in the {layer.levels.name} level set"
+            f" (off by up to {most:.3g} of its unit): call `bitplane.finish(model, optimizer)`, or finish the run"
         )
     return np.rint(units).astype(np.int64)

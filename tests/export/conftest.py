@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bitplane.train.activations import start_steps
+from bitplane.train.layers import low_bit_layers
 from bitplane.train.models import ModelConfig, ResNet, build_model
 from bitplane.train.quantizers import projector
 
@@ -29,7 +30,7 @@ def make_network() -> MakeNetwork:
         model = build_model(ModelConfig(**config))
         pixels = torch.randint(0, 256, (samples, model.config.channels, size, size), dtype=torch.uint8)
         with torch.no_grad():
-            for conv in model.low_bit_layers().values():
+            for conv in low_bit_layers(model).values():
                 conv.weight.copy_(projector(conv.weight, conv.levels, conv.level_scale))
             for bn in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
                 bn.weight.normal_(1, 0.6)  # some factors are negative

@@ -32,7 +32,7 @@ def full_disk(*_: Any) -> NoReturn:
 def test_weights_off_the_level_set(network, tmp_path) -> None:
     with torch.no_grad():
         network[0].layer2[0].conv1.weight[0, 0, 0, 0] += 0.1
-    refused(network, tmp_path, r"layer2\.0\.conv1: 1 of 4608 .* finish or resume the run")
+    refused(network, tmp_path, r"layer2\.0\.conv1: 1 of 4608 .* call `bitplane\.finish\(model, optimizer\)`, or finish")
 
 
 def test_a_full_disk_while_syncing(network, tmp_path, monkeypatch) -> None:
@@ -83,7 +83,7 @@ def test_codes_that_are_not_the_networks(network, tmp_path, monkeypatch) -> None
         return [logits, *codes]
 
     monkeypatch.setattr(verify, "run_onnxruntime", wrong)
-    refused(network, tmp_path, r"% of the activation codes of layer1\.2\.quant1 differ")
+    refused(network, tmp_path, r"% of the activation codes of layer1\.2\.conv1\.quantizer differ")
 
 
 @pytest.mark.parametrize("ending", [".scale", ".bias", ".step", ".sign", ".mask", "conv1.weight"])
@@ -113,8 +113,8 @@ def test_a_graph_that_onnxruntime_refuses(network, tmp_path, monkeypatch) -> Non
 
 def test_an_activation_step_that_is_no_number(network, tmp_path) -> None:
     with torch.no_grad():
-        network[0].layer1[1].quant2.step.fill_(torch.nan)
-    refused(network, tmp_path, r"layer1\.1\.quant2: the activation step .* not finite")
+        network[0].layer1[1].conv2.quantizer.step.fill_(torch.nan)
+    refused(network, tmp_path, r"layer1\.1\.conv2\.quantizer: the activation step .* not finite")
 
 
 @pytest.mark.parametrize(

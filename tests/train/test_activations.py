@@ -8,7 +8,14 @@ from torch import nn
 
 from bitplane.train.activations import LearnedStep, PRelu, Sign
 
-QUANTIZERS = {"2": LearnedStep(2), "8": LearnedStep(8), "1": Sign(), "1, thresholds": Sign(97), "PReLU": PRelu(97)}
+
+def of_step(bits: int, step: float = 1.0) -> LearnedStep:
+    quantizer = LearnedStep(bits)
+    nn.init.constant_(quantizer.step, step)
+    return quantizer
+
+
+QUANTIZERS = {"2": of_step(2), "8": of_step(8), "1": Sign(), "1, thresholds": Sign(97), "PReLU": PRelu(97)}
 
 
 @pytest.mark.parametrize("quantizer", QUANTIZERS.values(), ids=QUANTIZERS)

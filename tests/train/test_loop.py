@@ -17,7 +17,7 @@ from bitplane.train.checkpoint import load_final, read_config, read_json, write_
 from bitplane.train.config import TrainConfig, from_options, to_options
 from bitplane.train.data import load_data
 from bitplane.train.errors import CheckpointError, ConfigError, RunTakenError, TrainingError
-from bitplane.train.layers import LowBitConv2d
+from bitplane.train.layers import LowBitConv2d, low_bit_layers
 from bitplane.train.loop import train
 from bitplane.train.losses import Loss
 from bitplane.train.methods import METHODS
@@ -251,7 +251,7 @@ def test_every_method_leaves_levels_times_scales(config, tmp_path, method):
     result = train(from_options({**options, **scale}, config), tmp_path / "run", progress=False)
     assert 0 <= result["test_top1"] <= 1
     model, _, _ = load_final(tmp_path / "run")
-    for layer in model.low_bit_layers().values():
+    for layer in low_bit_layers(model).values():
         scales = torch.where(layer.weight < 0, layer.level_scale[1:], layer.level_scale[:1]) if scale else layer.level_scale
         units = layer.weight / scales
         assert (units[..., None] - torch.tensor(layer.levels.values)).abs().min(-1).values.max() < 1e-5
@@ -262,7 +262,7 @@ def test_layers_may_have_other_level_sets(config, tmp_path):
     train(from_options({"layer_weights": entries}, config), tmp_path / "run", progress=False)
     model, stored, _ = load_final(tmp_path / "run")
     assert stored.model.layer_weights == entries
-    found = {name: layer.levels.name for name, layer in model.low_bit_layers().items()}
+    found = {name: layer.levels.name for name, layer in low_bit_layers(model).items()}
     assert found["layer3.1.conv1"] == "binary"
     assert found["layer3.1.conv2"] == "quaternary"
     assert found["layer1.0.conv1"] == "ternary"
@@ -316,7 +316,7 @@ def test_a_held_out_split_replaces_the_test_images(config):
 
 
 def test_a_scale_of_too_few_weights_is_refused():
-    with pytest.raises(ConfigError, match="1 to 3 channels has 1 weights for a scale of 3 levels"):
+    with pytest.raises(ConfigError, match=r"a layer of weights \[3, 1, 1, 1\] has 1 weights for a scale of 3 levels"):
         LowBitConv2d(1, 3, 1, levels=LEVEL_SETS["ternary"], scale="channel")
 
 

@@ -32,7 +32,7 @@ def make(method, values, lr=0.1, schedule=GROWING, levels=BINARY, dtype=torch.fl
     p = torch.nn.Parameter(torch.tensor(values, dtype=dtype))
     target = Target(p, levels, torch.ones([1] * p.dim(), dtype=dtype))
     schedule = hard if METHODS[method].form == "hard" else schedule
-    return p, ProxOptimizer(torch.optim.SGD([p], lr=lr), [target], METHODS[method], schedule, **options)
+    return p, ProxOptimizer.of_targets(torch.optim.SGD([p], lr=lr), [target], METHODS[method], schedule, **options)
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -113,7 +113,7 @@ def test_every_method_ends_in_its_level_set(name, levels):
     ]
     scales = [t.scale for t in targets if t.learned]
     schedule = Sharpness(method.form, method.first or 0.01, method.last, 5, 150)
-    optimizer = ProxOptimizer(torch.optim.SGD([a, b, *scales], lr=2e-3), targets, method, schedule, clamp=3.0)
+    optimizer = ProxOptimizer.of_targets(torch.optim.SGD([a, b, *scales], lr=2e-3), targets, method, schedule, clamp=3.0)
     losses = []
     for _ in range(200):
         optimizer.zero_grad()
@@ -151,7 +151,7 @@ def regression(name, base, **options):
     target = Target(w, levels, scale, "two-sided" if fit == "ttq" else "layer", fit)
     schedule = Sharpness(method.form, method.first or 0.05, method.last, 2, 5)
     parameters = [w, v, *([scale] if target.learned else [])]
-    optimizer = ProxOptimizer(base(parameters), [target], method, schedule, scale_every=2, **options)
+    optimizer = ProxOptimizer.of_targets(base(parameters), [target], method, schedule, scale_every=2, **options)
 
     def closure():
         optimizer.zero_grad()
@@ -225,7 +225,9 @@ def test_lbfgs_takes_every_gradient_at_the_point_of_the_rule(name, search):
         return projector(x, levels) if rho == math.inf else method.quantizer(x, levels, rho)
 
     p = torch.nn.Parameter(values.clone())
-    optimizer = ProxOptimizer(base(p), [Target(p, levels, torch.ones(1, dtype=torch.float64))], method, schedule, clamp=1.5)
+    optimizer = ProxOptimizer.of_targets(
+        base(p), [Target(p, levels, torch.ones(1, dtype=torch.float64))], method, schedule, clamp=1.5
+    )
     x = torch.nn.Parameter(values.clone())
     reference = base(x)
     at_w, from_w = method.rule.gradient_at is Point.QUANTIZED, method.rule.starts_from is Point.QUANTIZED
@@ -299,7 +301,7 @@ def test_a_learned_scale_moves_along_the_gradient_of_the_loss():
     w = torch.nn.Parameter(torch.tensor([[0.4, -0.9, 0.1, 0.8]], dtype=torch.float64))
     scale = torch.full((1, 1), 0.5, dtype=torch.float64)
     target = Target(w, TERNARY, scale, "layer", "learned")
-    optimizer = ProxOptimizer(torch.optim.SGD([w, scale], lr=0.1), [target], METHODS["bc"], hard)
+    optimizer = ProxOptimizer.of_targets(torch.optim.SGD([w, scale], lr=0.1), [target], METHODS["bc"], hard)
     codes = torch.tensor([[1.0, -1.0, 0.0, 1.0]], dtype=torch.float64)
     torch.testing.assert_close(w.detach(), codes * 0.5)
     free = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
@@ -315,7 +317,7 @@ def test_twn_and_ttq_decide_by_their_thresholds():
         scale = torch.full((2 if fit == "ttq" else 1, 1), 0.7)
         start = w.detach().clone()
         p = torch.nn.Parameter(start.clone())
-        ProxOptimizer(torch.optim.SGD([p], lr=0.1), [Target(p, TERNARY, scale, option, fit)], METHODS[method], hard)
+        ProxOptimizer.of_targets(torch.optim.SGD([p], lr=0.1), [Target(p, TERNARY, scale, option, fit)], METHODS[method], hard)
         threshold = 0.7 * start.abs().mean() if fit == "twn" else 0.05 * start.abs().max()
         torch.testing.assert_close(p.detach(), 0.7 * start.sign() * (start.abs() >= threshold))
     assert ternary_threshold(w, False, "twn").item() == pytest.approx(0.7 * 0.4875)
@@ -370,7 +372,9 @@ def test_a_restored_optimizer_goes_on_as_the_first_would_have(base: type[torch.o
         w = torch.nn.Parameter(values.clone())
         fit = METHODS[method].fit or "fixed"
         target = Target(w, LEVEL_SETS["ternary"], torch.ones(1, 1), "layer", fit)
-        return w, ProxOptimizer(base([w], lr=0.5), [target], METHODS[method], lambda step: 0.1 * (step + 1), average_from=1)
+        return w, ProxOptimizer.of_targets(
+            base([w], lr=0.5), [target], METHODS[method], lambda step: 0.1 * (step + 1), average_from=1
+        )
 
     w, optimizer = make(start)
     for _ in range(3):
@@ -399,7 +403,7 @@ def test_channels_last_parameters_keep_their_values():
     for layout in (torch.contiguous_format, torch.channels_last):
         p = torch.nn.Parameter(w.clone(memory_format=layout))
         target = Target(p, TERNARY, scale.clone(), "channel", "least-squares")
-        o = ProxOptimizer(torch.optim.SGD([p], lr=0.1), [target], METHODS["pc"], lambda t: 0.1, scale_every=1)
+        o = ProxOptimizer.of_targets(torch.optim.SGD([p], lr=0.1), [target], METHODS["pc"], lambda t: 0.1, scale_every=1)
         for _ in range(3):
             p.grad = torch.sin(7 * p.detach()).contiguous(memory_format=layout)
             o.step()

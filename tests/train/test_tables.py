@@ -10,6 +10,7 @@ from bitplane.train.activations import ACTIVATION_QUANTIZERS, LearnedStep, regis
 from bitplane.train.checkpoint import load_final
 from bitplane.train.config import ModelConfig, OptimizerConfig, from_options
 from bitplane.train.errors import CheckpointError, ConfigError
+from bitplane.train.layers import low_bit_layers
 from bitplane.train.level_sets import WEIGHT_LEVELS, register_level_set
 from bitplane.train.loop import train
 from bitplane.train.methods import METHODS, PC, Method, register_method
@@ -54,11 +55,11 @@ def test_a_run_of_registered_rows_trains_resumes_and_ends_in_its_level_set(regis
     train(config, tmp_path / "run", resume=True, progress=False)
     model, stored, _ = load_final(tmp_path / "run")
     assert (stored.optimizer.method, stored.model.weights, stored.model.activations) == ("narrow", "five", activations)
-    for name, layer in model.low_bit_layers().items():
+    for name, layer in low_bit_layers(model).items():
         levels = (-1.0, 1.0) if name.startswith("layer3") else (-1.0, -0.5, 0.0, 0.5, 1.0)
         units = layer.weight / layer.level_scale
         assert (units[..., None] - torch.tensor(levels)).abs().min(-1).values.max() < 1e-5
-    quantizer = model.layer2[1].quant2
+    quantizer = model.layer2[1].conv2.quantizer
     assert quantizer.bits == 3 if activations == 3 else quantizer.top.shape == (32, 1, 1)
 
 
@@ -72,7 +73,7 @@ def test_a_row_that_is_not_registered_is_unknown(pictures, tmp_path, registered)
 def test_other_names_are_refused_with_those_that_there_are(registered):
     for options, complaint in (
         ({"weights": "six"}, "`weights` (='six') must be one of binary, ternary, quaternary, float, five"),
-        ({"activations": 5}, "`activations` (=5) must be one of 32, 8, 4, 2, 1, 3, clip"),
+        ({"activations": 5}, "`activations` (=5) must be one of 32, 8, 4, 2, 1, learned-sign, 3, clip"),
         (
             {"layer_weights": ("*=six",)},
             "`layer_weights` (=*=six) must read PATTERN=LEVELS, of binary, ternary, quaternary, five",

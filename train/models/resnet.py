@@ -1,9 +1,10 @@
 """ResNets with low-bit convolutions: He et al.'s CIFAR form and torchvision's ResNet-18/34/50.
 
 Parameter names are torchvision's (conv1, bn1, layer1.0.conv1, layer1.0.downsample.0, fc), so its float weights load directly.
-Activation quantizers sit where a tensor is produced for convolutions; the residual stream stays float:
+The blocks are made of ordinary convolutions, which `prepare` makes low-bit: then each quantizes what it reads (q); the residual
+stream stays float:
 
-    8, 4, 2 bits   a = quant1(x)     y = quant2(relu(bn1(conv1(a))))     out = relu(bn2(conv2(y)) + shortcut(x))
+    8, 4, 2 bits   y = relu(bn1(conv1(q(x))))                            out = relu(bn2(conv2(q(y))) + shortcut(x))
     1 bit          y = bn1(conv1(sign(x))) + shortcut(x)                 out = bn2(conv2(sign(y))) + y
     1 bit          y = f(bn1(conv1(sign(x - t))) + shortcut(x))          out = f(bn2(conv2(sign(y - t))) + y)
 
@@ -11,20 +12,21 @@ The second form is Bi-Real Net's (Liu et al., ECCV 2018; `one_bit` "bi-real"): a
 The third is ReActNet's (Liu et al., ECCV 2020; "reactnet"): f is a PReLU of a slope a channel, t a threshold a channel.
 ReActNet also shifts each channel before and after f; here the next BatchNorm's bias and the next threshold do that. "prelu"
 and "threshold" have one of the two. A bottleneck has f after two of its BatchNorms and after its sum. The 1x1 convolution of
-shortcut form B reads the codes of quant1, as the block's first convolution does.
+shortcut form B reads the same codes as the block's first convolution does.
 """
 
 import fnmatch
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bitplane.train.activations import ACTIVATION_QUANTIZERS, PRelu
+from bitplane.train.activations import PRelu
 from bitplane.train.config import ARCHITECTURES, ModelConfig
 from bitplane.train.errors import ConfigError
-from bitplane.train.layers import LowBitConv2d, PadShortcut, PixelConv2d, PixelInput
-from bitplane.train.level_sets import WEIGHT_LEVELS
+from bitplane.train.layers import PadShortcut, PixelInput
+from bitplane.train.prepare import prepare
 
 
 class BasicBlock(nn.Module):
@@ -34,26 +36,23 @@ class BasicBlock(nn.Module):
 
     def __init__(self, in_channels: int, width: int, stride: int, config: ModelConfig, shortcut: str) -> None:
         super().__init__()
-        self.bi_real = config.activations == 1
-        self.quant1 = _quantizer(in_channels, config)
-        self.conv1 = _conv(in_channels, width, 3, stride, config)
+        self.bi_real = config.is_one_bit
+        self.conv1 = _conv(in_channels, width, 3, stride)
         self.bn1 = nn.BatchNorm2d(width)
         self.act1 = _one_bit_activation(width, config)
-        self.quant2 = _quantizer(width, config)
-        self.conv2 = _conv(width, width, 3, 1, config)
+        self.conv2 = _conv(width, width, 3, 1)
         self.bn2 = nn.BatchNorm2d(width)
         self.act2 = _one_bit_activation(width, config)
-        self.downsample = _downsample(in_channels, width, stride, config, shortcut)
+        self.downsample = _downsample(in_channels, width, stride, shortcut)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] to [N, width, H / stride, W / stride]."""
-        a = self.quant1(x)
-        y = self.bn1(self.conv1(a))
-        s = _shortcut(self.downsample, x, a)
+        y = self.bn1(self.conv1(x))
+        s = x if self.downsample is None else self.downsample(x)
         if self.bi_real:
             y = self.act1(y + s)
-            return self.act2(self.bn2(self.conv2(self.quant2(y))) + y)
-        return torch.relu(self.bn2(self.conv2(self.quant2(torch.relu(y)))) + s)
+            return self.act2(self.bn2(self.conv2(y)) + y)
+        return torch.relu(self.bn2(self.conv2(torch.relu(y))) + s)
 
     def start_as_identity(self) -> None:
         """Let the block hand on its (rectified) input until training changes it: the last BatchNorm of each sum starts at 0."""
@@ -69,28 +68,25 @@ class Bottleneck(nn.Module):
 
     def __init__(self, in_channels: int, width: int, stride: int, config: ModelConfig, shortcut: str) -> None:
         super().__init__()
-        self.bi_real = config.activations == 1
+        self.bi_real = config.is_one_bit
         out = width * self.expansion
-        self.quant1 = _quantizer(in_channels, config)
-        self.conv1 = _conv(in_channels, width, 1, 1, config)
+        self.conv1 = _conv(in_channels, width, 1, 1)
         self.bn1 = nn.BatchNorm2d(width)
         self.act1 = _one_bit_activation(width, config)
-        self.quant2 = _quantizer(width, config)
-        self.conv2 = _conv(width, width, 3, stride, config)
+        self.conv2 = _conv(width, width, 3, stride)
         self.bn2 = nn.BatchNorm2d(width)
         self.act2 = _one_bit_activation(width, config)
-        self.quant3 = _quantizer(width, config)
-        self.conv3 = _conv(width, out, 1, 1, config)
+        self.conv3 = _conv(width, out, 1, 1)
         self.bn3 = nn.BatchNorm2d(out)
         self.act3 = _one_bit_activation(out, config)
-        self.downsample = _downsample(in_channels, out, stride, config, shortcut)
+        self.downsample = _downsample(in_channels, out, stride, shortcut)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] to [N, 4 width, H / stride, W / stride]."""
-        a = self.quant1(x)
-        y = self._rectify(self.bn1(self.conv1(a)), self.act1)
-        y = self._rectify(self.bn2(self.conv2(self.quant2(y))), self.act2)
-        return self._rectify(self.bn3(self.conv3(self.quant3(y))) + _shortcut(self.downsample, x, a), self.act3)
+        y = self._rectify(self.bn1(self.conv1(x)), self.act1)
+        y = self._rectify(self.bn2(self.conv2(y)), self.act2)
+        s = x if self.downsample is None else self.downsample(x)
+        return self._rectify(self.bn3(self.conv3(y)) + s, self.act3)
 
     def start_as_identity(self) -> None:
         """Let the block hand on its (rectified) input until training changes it: its last BatchNorm starts at 0."""
@@ -114,11 +110,10 @@ class ResNet(nn.Module):
         shortcut = architecture.shortcut if config.shortcut == "default" else config.shortcut
         block = Bottleneck if architecture.bottleneck else BasicBlock
         width = architecture.widths[0]
-        self.bi_real = config.activations == 1
+        self.bi_real = config.is_one_bit
         self.input = PixelInput(config.zero_point, config.pixel_scale)
         kernel, stride = (7, 2) if architecture.imagenet_stem else (3, 1)
-        stem = PixelConv2d if config.stem == "int8" else nn.Conv2d
-        self.conv1 = stem(config.channels, width, kernel, stride, kernel // 2, bias=False)
+        self.conv1 = nn.Conv2d(config.channels, width, kernel, stride, kernel // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.maxpool = nn.MaxPool2d(3, 2, 1) if architecture.imagenet_stem else nn.Identity()
         channels = width
@@ -131,20 +126,13 @@ class ResNet(nn.Module):
             self.stages.append(f"layer{i + 1}")
             setattr(self, self.stages[-1], nn.Sequential(*layers))
         self.fc = nn.Linear(channels, config.classes)
-        _choose_levels(self.low_bit_layers(), config.layer_weights)
         for m in self.modules():
             if isinstance(m, nn.Conv2d):
                 nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
-            if isinstance(m, LowBitConv2d):
-                m.fit_scale()
 
     def blocks(self) -> list[tuple[str, BasicBlock | Bottleneck]]:
         """All residual blocks with their names, in the order of the data."""
         return [(f"{s}.{i}", b) for s in self.stages for i, b in enumerate(getattr(self, s))]
-
-    def low_bit_layers(self) -> dict[str, LowBitConv2d]:
-        """The low-bit convolutions by name, in the order of their parameters."""
-        return {n: m for n, m in self.named_modules() if isinstance(m, LowBitConv2d)}
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Compute logits."""
@@ -157,27 +145,33 @@ class ResNet(nn.Module):
 
 
 def build_model(config: ModelConfig) -> ResNet:
-    """Build an initialized network."""
-    return ResNet(config)
+    """Build an initialized network, and prepare it as the configuration says."""
+    model = ResNet(config)
+    weights = {"layer*": config.weights, **dict(_level_sets(model, config.layer_weights))}
+    if config.stem == "int8":
+        weights["conv1"] = "int8"
+    activations = {"layer*": "learned-sign" if config.one_bit in ("threshold", "reactnet") else config.activations}
+    kept = ["fc"] if config.stem == "int8" else ["conv1", "fc"]
+    prepare(model, weights, activations, keep=kept, scale=config.scale)
+    return model
 
 
-def _conv(in_channels: int, out_channels: int, kernel: int, stride: int, config: ModelConfig) -> nn.Conv2d:
-    if config.weights == "float":
-        return nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
-    pad_value = -1.0 if config.activations == 1 else 0.0
-    levels = WEIGHT_LEVELS[config.weights]
-    return LowBitConv2d(
-        in_channels, out_channels, kernel, stride, kernel // 2, levels=levels, scale=config.scale, pad_value=pad_value
-    )
+def _level_sets(model: nn.Module, entries: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """Patterns and level sets of the option `layer_weights`."""
+    names = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and n.startswith("layer")]
+    for entry in entries:
+        pattern, _, levels = entry.partition("=")
+        if not fnmatch.filter(names, pattern):
+            raise ConfigError(f"`layer_weights` (={entry}) matches none of {', '.join(names)}")
+        yield pattern, levels
 
 
-def _quantizer(channels: int, config: ModelConfig) -> nn.Module:
-    no_thresholds = config.activations == 1 and config.one_bit not in ("threshold", "reactnet")
-    return ACTIVATION_QUANTIZERS[config.activations](0 if no_thresholds else channels)
+def _conv(in_channels: int, out_channels: int, kernel: int, stride: int) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
 
 
 def _one_bit_activation(channels: int, config: ModelConfig) -> nn.Module:
-    return PRelu(channels) if config.activations == 1 and config.one_bit in ("prelu", "reactnet") else nn.Identity()
+    return PRelu(channels) if config.one_bit in ("prelu", "reactnet") else nn.Identity()
 
 
 def _set_slopes_to_one(*activations: nn.Module) -> None:
@@ -186,25 +180,9 @@ def _set_slopes_to_one(*activations: nn.Module) -> None:
             nn.init.ones_(m.weight)
 
 
-def _downsample(in_channels: int, out_channels: int, stride: int, config: ModelConfig, shortcut: str) -> nn.Module | None:
+def _downsample(in_channels: int, out_channels: int, stride: int, shortcut: str) -> nn.Module | None:
     if stride == 1 and in_channels == out_channels:
         return None
     if shortcut == "A":
         return PadShortcut(in_channels, out_channels, stride)
-    return nn.Sequential(_conv(in_channels, out_channels, 1, stride, config), nn.BatchNorm2d(out_channels))
-
-
-def _shortcut(downsample: nn.Module | None, x: Tensor, a: Tensor) -> Tensor:
-    if downsample is None:
-        return x
-    return downsample(x if isinstance(downsample, PadShortcut) else a)
-
-
-def _choose_levels(layers: dict[str, LowBitConv2d], entries: tuple[str, ...]) -> None:
-    for entry in entries:
-        pattern, _, name = entry.partition("=")
-        found = [layer for n, layer in layers.items() if fnmatch.fnmatchcase(n, pattern)]
-        if not found:
-            raise ConfigError(f"`layer_weights` (={entry}) matches none of {', '.join(layers)}")
-        for layer in found:
-            layer.levels = WEIGHT_LEVELS[name]
+    return nn.Sequential(_conv(in_channels, out_channels, 1, stride), nn.BatchNorm2d(out_channels))

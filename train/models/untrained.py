@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from bitplane.train.activations import start_steps
 from bitplane.train.config import ModelConfig
+from bitplane.train.layers import low_bit_layers
 from bitplane.train.models import ResNet, build_model
 from bitplane.train.quantizers import projector
 
@@ -21,7 +22,7 @@ def untrained_model(config: ModelConfig, pixels: Tensor, seed: int = 0) -> ResNe
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build_model(config)
-    for conv in model.low_bit_layers().values():
+    for conv in low_bit_layers(model).values():
         conv.fit_scale()
         conv.weight.copy_(projector(conv.weight, conv.levels, conv.level_scale))
     for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):

@@ -52,15 +52,17 @@ def piecewise_linear(
     halves = [g / 2 for g in gaps]
     if all(r >= h or v >= h for r, v, h in zip(widths, jumps, halves, strict=True)):
         return projector(latent, levels, scale)
-    unit = latent / scale
+    unit = _units(latent, scale)
     result = torch.full_like(unit, levels.values[0] + sum(halves))
     for p, h, r, v in zip(midpoints, halves, widths, jumps, strict=True):
-        hard = r >= h or v >= h
-        d = unit - p
-        size = d.abs().mul_(0.0 if hard else (h - v) / (h - r)).add_(h if hard else v).clamp_(max=h)
-        # copysign would take the sign of -0.0: sgn+ counts it as positive.
-        result.add_(torch.where(d >= 0, size, -size))
-    return result.mul_(scale)
+        d = unit + (0.0 - p)  # never -0.0, whose sign copysign would take: sgn+ counts 0 as positive
+        if r >= h or v >= h:
+            result.add_(d.new_tensor(h).copysign(d))
+            continue
+        jump = d.new_tensor(v).copysign(d)
+        slope = (h - v) / (h - r)
+        result.add_((d if slope == 1 else d.mul_(slope)).add_(jump).clamp_(-h, h))
+    return result if isinstance(scale, float) and scale == 1 else result.mul_(scale)
 
 
 def projector(latent: Tensor, levels: LevelSet, scale: Tensor | float = 1.0) -> Tensor:
@@ -74,11 +76,16 @@ def projector(latent: Tensor, levels: LevelSet, scale: Tensor | float = 1.0) -> 
     Returns:
         A new tensor whose values divided by `scale` are exactly levels.
     """
-    unit = latent / scale
+    unit = _units(latent, scale)
     result = torch.full_like(unit, levels.values[0])
     for p, q in zip(levels.midpoints, levels.values[1:], strict=True):
-        result = torch.where(unit >= p, q, result)
-    return result * scale
+        # At weights of 0 and 1 exactly its two ends, and an order of magnitude faster on a CPU than `where` (torch 2.14).
+        result.lerp_(result.new_tensor(q), unit.clone().ge_(p))
+    return result if isinstance(scale, float) and scale == 1 else result.mul_(scale)
+
+
+def _units(latent: Tensor, scale: Tensor | float) -> Tensor:
+    return latent if isinstance(scale, float) and scale == 1 else latent / scale
 
 
 def proxconnect(unit: Tensor, levels: LevelSet, r: float) -> Tensor:

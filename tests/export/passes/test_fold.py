@@ -19,7 +19,7 @@ from bitplane.export.read.torch_modules import level_integers
 from bitplane.format.levels import LEVEL_SETS
 from bitplane.format.limits import PIXEL_WEIGHT_LIMIT
 from bitplane.train.activations import LearnedStep, Sign
-from bitplane.train.layers import PIXEL_LEVELS, LowBitConv2d, PixelConv2d
+from bitplane.train.layers import INT8_LIMIT, Int8Conv2d, LowBitConv2d
 from bitplane.train.quantizers import projector
 
 NAMES = sorted(LEVEL_SETS)
@@ -135,7 +135,7 @@ def test_weights_off_the_level_set_are_refused() -> None:
         conv.weight[1, 0, 0, 0] = 0.0005
     with pytest.raises(
         ExportError,
-        match=r"layer1\.0\.conv1: 1 of 270 .* not in the ternary level set \(off by up to 0\.01 of its unit\): finish",
+        match=r"layer1\.0\.conv1: 1 of 270 .* not in the ternary level set \(off by up to 0\.01 of its unit\): call",
     ):
         level_integers("layer1.0.conv1", conv)
 
@@ -180,9 +180,9 @@ def test_stem_weights_are_never_worse_than_rounding_to_the_largest() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_first_convolution_that_was_trained_rounded_is_stored_as_it_computed(seed: int) -> None:
-    assert PIXEL_LEVELS == PIXEL_WEIGHT_LIMIT
+    assert INT8_LIMIT == PIXEL_WEIGHT_LIMIT
     torch.manual_seed(seed)
-    conv = PixelConv2d(3, 8, 3, padding=1, bias=False)
+    conv = Int8Conv2d(3, 8, 3, padding=1, bias=False)
     with torch.no_grad():
         conv.weight.mul_(torch.logspace(-3, 3, 8)[:, None, None, None])
         conv.weight[seed % 8] *= float(seed > 3)  # a channel of zeros too
