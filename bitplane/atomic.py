@@ -102,7 +102,7 @@ def new_folder(path: Path) -> Iterator[Path]:
             _flush(file)
         older = _rename_over(temporary, path)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _delete(temporary)
         raise
     finally:
         if lock is not None:
@@ -110,7 +110,7 @@ def new_folder(path: Path) -> Iterator[Path]:
                 os.close(lock)
     _flush_folder(path.parent)
     if older is not None:
-        shutil.rmtree(older, ignore_errors=True)
+        _delete(older)
 
 
 def remove_folder(path: Path) -> None:
@@ -121,7 +121,7 @@ def remove_folder(path: Path) -> None:
     """
     gone = _temporary(path)
     os.rename(path, gone)
-    shutil.rmtree(gone, ignore_errors=True)
+    _delete(gone)
 
 
 def sweep(folder: Path, name: str | None = None) -> None:
@@ -139,6 +139,12 @@ def sweep(folder: Path, name: str | None = None) -> None:
                     _remove_if_left(Path(entry.path), entry.is_dir(follow_symlinks=False))
 
 
+def _delete(folder: Path) -> None:
+    """Delete a folder as far as it can be."""
+    with suppress(OSError):  # `ignore_errors` ignores most
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name[:MAX_STEM]}.{os.urandom(8).hex()}.tmp")
 
@@ -149,8 +155,13 @@ def _create(path: Path, mode: int) -> tuple[int, Path]:
     while True:
         temporary = _temporary(path)
         handle = os.open(temporary, flags, mode)
-        if _lock(handle) and os.fstat(handle).st_nlink:
-            return handle, temporary
+        try:
+            if _lock(handle) and os.fstat(handle).st_nlink:
+                return handle, temporary
+        except BaseException:
+            os.unlink(temporary)
+            os.close(handle)
+            raise
         os.close(handle)  # another process swept it before it was locked
 
 
@@ -184,7 +195,7 @@ def _remove_if_left(path: Path, is_folder: bool) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if is_folder:
-            shutil.rmtree(path, ignore_errors=True)
+            _delete(path)
         else:
             path.unlink()
     finally:

@@ -13,3 +13,7 @@ class InputError(BitplaneError):
 
 class MachineCodeError(BitplaneError):
     """The kernels can neither be loaded nor compiled."""
+
+
+class ResourceError(BitplaneError):
+    """There is not enough memory, or there are no more threads."""

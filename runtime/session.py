@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bitplane.atomic import write_file
 from bitplane.format import names as fmt
-from bitplane.runtime.errors import InputError
+from bitplane.runtime.errors import InputError, ResourceError
 from bitplane.runtime.execute import machine_code
 from bitplane.runtime.execute.threads import Executor
 from bitplane.runtime.model.file import read_file
@@ -106,11 +106,14 @@ class InferenceSession:
         is_path = isinstance(path_or_bytes, str | os.PathLike)
         source = Path(path_or_bytes) if is_path else bytes(path_or_bytes)  # type: ignore[arg-type]
         self._model: Model = parse(read_file(source, verify_key))
-        self._plan: Plan = make_plan(self._model, PlanOptions(self._threads))
-        self._run_plan = machine_code.load()
+        try:
+            self._plan: Plan = make_plan(self._model, PlanOptions(self._threads))
+            self._run_plan = machine_code.load()
+            self._idle = [self._executor()]
+        except MemoryError as e:
+            raise ResourceError(f"{self._model.label}: needs more memory than this process can have") from e
         self._events: list[Event] | None = [] if options.enable_profiling else None
         self._started = time.perf_counter_ns()
-        self._idle = [self._executor()]
         self._shape = self._model.tensors[fmt.INPUT_NAME].shape
         self._floats = self._model.tensors[fmt.INPUT_NAME].kind == "floats"
         self._classes = self._model.tensors[fmt.OUTPUT_NAME].shape[0]
@@ -143,11 +146,17 @@ class InferenceSession:
 
         Raises:
             InputError: a wrong name, type or shape.
+            ResourceError: there is not enough memory, or a thread cannot be started.
         """
         check_run_options(run_options)
         if output_names is not None and (isinstance(output_names, str) or list(output_names) not in ([], [fmt.OUTPUT_NAME])):
             raise InputError(f"outputs {output_names!r} were asked for, the model has ['{fmt.OUTPUT_NAME}']")
-        images = self._check(input_feed)
+        try:
+            return [self._logits(self._check(input_feed))]
+        except MemoryError as e:
+            raise ResourceError("the call needs more memory than this process can have; give smaller batches") from e
+
+    def _logits(self, images: NDArray[Any]) -> NDArray[np.float32]:
         logits = np.empty((images.shape[0], self._classes), np.float32)
         try:
             executor = self._idle.pop()
@@ -161,7 +170,7 @@ class InferenceSession:
 
             events.extend(run_steps(self._run_plan, self._plan, executor.memory, images, logits))
         self._idle.append(executor)  # not after an exception: parts of the call may still run
-        return [logits]
+        return logits
 
     def run_with_ort_values(
         self, output_names: Sequence[str] | None, input_dict_ort_values: "Mapping[str, OrtValue]", run_options: Any = None

@@ -30,7 +30,7 @@ from bitplane.atomic import new_folder, remove_folder, replace_file, sweep
 from bitplane.format.errors import FileError
 from bitplane.format.files import read_file
 from bitplane.train.config import MOST, DataConfig, ModelConfig, OptimizerConfig, RecipeConfig, TrainConfig
-from bitplane.train.errors import CheckpointError, ConfigError
+from bitplane.train.errors import CheckpointError, ConfigError, enough_memory
 from bitplane.train.models import ResNet, build_model
 
 CHECKSUMS = "checksums.json"
@@ -86,7 +86,7 @@ def write_folder(path: Path, tensors: dict[str, dict[str, Tensor]], documents: d
     Raises:
         CheckpointError: the disk is full or not writable; nothing half written stays.
     """
-    with writing(path), new_folder(path) as folder:
+    with enough_memory(f"{path}: writing it"), writing(path), new_folder(path) as folder:
         sums = dict[str, str]()
         for stem, values in tensors.items():
             data = save({k: v.detach().cpu().contiguous() for k, v in values.items()})
@@ -94,6 +94,17 @@ def write_folder(path: Path, tensors: dict[str, dict[str, Tensor]], documents: d
         for stem, value in documents.items():
             sums[f"{stem}.json"] = _write(folder / f"{stem}.json", _to_json(value))
         _write(folder / CHECKSUMS, _to_json(sums))
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a name is taken; unlike `exists`, not False where that cannot be found out."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as e:
+        raise CheckpointError(f"{path}: cannot be read ({e.strerror}); check its folder") from e
+    return True
 
 
 def _write(path: Path, data: bytes) -> str:
@@ -109,7 +120,7 @@ def _to_json(value: Any) -> bytes:
 def _check_sum(path: Path, data: bytes) -> None:
     """Refuse a file of a run that is not what was written, where its folder has checksums; runs of bitplane 0.1 have none."""
     sums = path.with_name(CHECKSUMS)
-    wanted = documents.read_json(sums, dict[str, str], DOCUMENT).get(path.name) if sums.is_file() else None
+    wanted = documents.read_json(sums, dict[str, str], DOCUMENT).get(path.name) if _is_there(sums) else None
     if wanted is not None and wanted != hashlib.sha256(data).hexdigest():
         raise CheckpointError(
             f"{path}: is not what was written (its SHA-256 is not that of {CHECKSUMS}); restore it, or remove {sums} if the"
@@ -119,7 +130,14 @@ def _check_sum(path: Path, data: bytes) -> None:
 
 def checkpoints(run: Path) -> list[Path]:
     """The checkpoints of a run, oldest first: by the number of their epoch, which has more than four digits some day."""
-    found = [p for p in (run / "checkpoints").glob("epoch-*") if p.name.removeprefix("epoch-").isdecimal()]
+    folder = run / "checkpoints"
+    try:
+        names = os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as e:
+        raise CheckpointError(f"{folder}: cannot be read ({e.strerror}); check its permissions") from e
+    found = [folder / name for name in names if name.startswith("epoch-") and name.removeprefix("epoch-").isdecimal()]
     return sorted(found, key=_epoch_of)
 
 
@@ -206,9 +224,10 @@ def read_json(path: Path, form: type[T]) -> T:
     Raises:
         CheckpointError: missing, damaged, or not of the type `form`.
     """
-    if not os.path.lexists(path):
+    if not _is_there(path):
         raise CheckpointError(f"{path}: is missing; is {path.parent} a run of `bitplane train`, and finished?")
-    _check_sum(path, _read(path))
+    with enough_memory(f"{path}: reading it"):
+        _check_sum(path, _read(path))
     return documents.read_json(path, form, DOCUMENT)
 
 
@@ -227,10 +246,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: missing, damaged, or not what was written.
     """
-    data = _read(path)
-    _check_sum(path, data)
     try:
-        return load(data)
+        with enough_memory(f"{path}: reading it"):
+            data = _read(path)
+            _check_sum(path, data)
+            return load(data)
     except (SafetensorError, ValueError, KeyError) as e:
         raise CheckpointError(f"{path}: missing or damaged ({e}); resume or train the run again") from e
 

@@ -37,7 +37,7 @@ from bitplane.train.config import TrainConfig, to_options
 from bitplane.train.cuda_graph import GraphedPass
 from bitplane.train.data import Dataset, load_data
 from bitplane.train.data.dataset import with_data
-from bitplane.train.errors import CheckpointError, TrainingError
+from bitplane.train.errors import CheckpointError, TrainingError, enough_memory
 from bitplane.train.evaluation import evaluate, final_weights
 from bitplane.train.methods import method_of
 from bitplane.train.resume import Progress, optimizer_tensors, restore
@@ -74,7 +74,7 @@ def train(
         "dataset", "seconds" of training, "device" and "torch".
 
     Raises:
-        CheckpointError, ConfigError, DataError, RunTakenError, TrainingError: see the messages.
+        CheckpointError, ConfigError, DataError, OutOfMemoryError, RunTakenError, TrainingError: see the messages.
     """
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # as Accelerator makes it
     with held(run) if state.is_main_process else nullcontext():
@@ -91,6 +91,13 @@ def train_held(
     data: Dataset | None = None,
 ) -> dict[str, Any]:
     """`train` for a caller that holds the folder of the run already."""
+    with enough_memory(f"{run}: training"):
+        return _train(config, run, resume, init, progress, data)
+
+
+def _train(
+    config: TrainConfig, run: Path, resume: bool, init: Path | None, progress: bool, data: Dataset | None
+) -> dict[str, Any]:
     _check_folder(run, resume)
     config = read_config(run) if resume else config
     method_of(config.optimizer, config.model)  # refuses what does not go together, before data are loaded

@@ -1,8 +1,8 @@
 """The files that machine code is kept in: where they lie, whether they can be trusted, and who writes them.
 
-What the folder holds is executed, so it is used only if it belongs to this user and nobody else can write to it; folder and file
-are checked by the descriptors that they are read from. Whatever lies in a file's place and is no such file, such as a link, a
-pipe or a file of another user, counts as missing, and is replaced.
+What the folder holds is executed, so it is used only if it belongs to this user and nobody else can write to it. The folder and
+the file are checked by the descriptors that they are read from. Whatever lies in a file's place and is no such file, such as a
+link, a pipe or a file of another user, counts as missing, and is replaced.
 """
 
 import hashlib

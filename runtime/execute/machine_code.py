@@ -79,11 +79,18 @@ def key() -> str:
     digest = hashlib.sha256()
     options = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("NUMBA_")]
     compiler = [option for option in options if not option.startswith(OTHER_OPTIONS)]
-    for part in (version("numba"), version("llvmlite"), llvm.get_process_triple(), cpu_name(), cpu_features(), *compiler):
+    for part in (_version("numba"), _version("llvmlite"), llvm.get_process_triple(), cpu_name(), cpu_features(), *compiler):
         digest.update(part.encode() + b"\0")
     for path in [*sorted((Path(__file__).parents[1] / "kernels").glob("*.py")), Path(levels.__file__)]:
         digest.update(path.read_bytes() + b"\0")
     return digest.hexdigest()[:32]
+
+
+def _version(package: str) -> str:
+    found: str | None = version(package)  # None where its metadata cannot be opened
+    if found is None:
+        raise OSError(f"the metadata of {package} cannot be read")
+    return found
 
 
 def load() -> RunPlan:
@@ -119,9 +126,9 @@ def _load() -> tuple[RunPlan, Origin, Any]:
 def _one_line() -> Iterator[None]:
     try:
         yield
-    except MemoryError as e:
+    except (MemoryError, ctypes.ArgumentError) as e:  # ctypes makes the first one the second
         raise MachineCodeError("the kernels need more memory than this process can have; give it more") from e
-    except OSError as e:
+    except (OSError, ImportError) as e:
         raise MachineCodeError(f"the kernels cannot be loaded ({e}); install bitplane and numba again if this stays") from e
 
 

@@ -14,11 +14,13 @@ import _thread
 import os
 import queue
 import weakref
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bitplane.runtime.errors import ResourceError
 from bitplane.runtime.execute.call import Call, role, wait_for_mail
 from bitplane.runtime.execute.machine_code import RunPlan
 from bitplane.runtime.kernels import fields as f
@@ -27,10 +29,6 @@ from bitplane.runtime.plan.plan import Plan
 
 LOOKS = 4000
 """Times a worker looks at its mailbox before it sleeps, half of them with a yield between: 0.8 ms on a Zen 5 by itself."""
-
-
-CALL = 0
-"""What a worker is told of a call; whatever else it is told ends it."""
 
 
 class Worker:
@@ -46,35 +44,56 @@ class Worker:
         looks: times it looks at the mailbox before it sleeps.
 
     Raises:
-        RuntimeError: the thread cannot be started.
+        ResourceError: the thread cannot be started.
     """
 
     def __init__(self, owner: "Executor", run_plan: RunPlan, mail: NDArray[np.int64], looks: int) -> None:
-        self._news: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        # Not threading.Thread, whose `start` keeps a record of the thread for good if an interrupt ends it.
-        _thread.start_new_thread(_serve, (run_plan, mail, looks, self._news, weakref.ref(owner, self._news.put)))
+        self._mail, self._news = mail, queue.SimpleQueue[Any]()
+        started = queue.SimpleQueue[Any]()
+        life = _Life(started.put)
+        ended = weakref.ref(life, started.put)  # tells of a thread that found no memory to begin
+        watched = weakref.ref(owner, self._news.put)
+        try:
+            # Not threading.Thread, whose `start` keeps a record of the thread for good if an interrupt ends it.
+            _thread.start_new_thread(_serve, (run_plan, mail, looks, self._news, watched, life))
+        except RuntimeError as e:
+            raise ResourceError(f"a thread cannot be started ({e}); give fewer threads") from e
+        del life
+        if started.get() is ended:
+            raise ResourceError("a thread cannot be started (not enough memory); give fewer threads")
 
     def announce(self) -> None:
         """Be awake: a call will let the mailbox's sequence number grow."""
-        self._news.put(CALL)
+        self._news.put(int(self._mail[0]) + 1)
 
     def close(self) -> None:
         """End the thread, when it is done with what it does."""
         self._news.put(None)
 
 
-def _serve(run_plan: RunPlan, mail: NDArray[np.int64], looks: int, news: "queue.SimpleQueue[Any]", _: Any) -> None:
-    """What a worker does; the last argument is the reference that tells of its executor's end, as long as it is held."""
+class _Life:
+    """What a thread holds while it lives; `begin` says that it does."""
+
+    def __init__(self, begin: Callable[[Any], None]) -> None:
+        self.begin = begin
+
+
+def _serve(
+    run_plan: RunPlan, mail: NDArray[np.int64], looks: int, news: "queue.SimpleQueue[Any]", watched: Any, life: _Life
+) -> None:
+    """What a worker does. `watched` is the reference that tells of its executor's end, as long as it is held."""
     address, announced = mail.ctypes.data, 0
+    life.begin(watched)
     while True:
-        run_plan(*wait_for_mail(int(mail[f.MAIL_TAKEN]), looks, address))
         try:
-            while (told := news.get(block=announced == mail[f.MAIL_TAKEN])) == CALL:
-                announced += 1
+            run_plan(*wait_for_mail(int(mail[f.MAIL_TAKEN]), looks, address))
+            while isinstance(told := news.get(block=announced <= mail[f.MAIL_TAKEN]), int):
+                announced = told
+            return  # whatever else it is told ends it
         except queue.Empty:
-            continue  # a call is announced, and its mail is still to come
-        del told
-        return
+            pass  # a call is announced, and its mail is still to come
+        except MemoryError:
+            pass  # a caller waits for this thread: try again until there is some
 
 
 class Executor:
