@@ -193,7 +193,7 @@ def export_file(
 def _export(source: nn.Module | onnx.ModelProto, samples: Tensor | np.ndarray, path: Path, options: _Options) -> ExportReport:
     signature = path.with_name(path.name + SUFFIX) if options.sign_key is not None else None
     for made in (path, signature):
-        if made is not None and made.exists() and not options.force:
+        if made is not None and _exists(made) and not options.force:
             raise ExportError(f"{made}: exists; add --force (force=True) to replace it, or choose another path")
     if options.sign_key is not None:
         sign(b"", path.name, options.sign_key)  # a key that cannot be used is refused before the work
@@ -216,6 +216,13 @@ def _export(source: nn.Module | onnx.ModelProto, samples: Tensor | np.ndarray, p
     return ExportReport(
         str(path), options.form, len(data), **asdict(report.verification), unrunnable=unrunnable, layers=report.layers
     )
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as e:
+        raise ExportError(f"{path}: cannot be written ({e.strerror or e}); choose another path") from e
 
 
 @contextmanager

@@ -42,7 +42,7 @@ def enough_memory(what: str) -> Iterator[None]:
         what: what the block does, with a name.
 
     Raises:
-        OutOfMemoryError: the block met a MemoryError, an error of torch or OpenSSL about it, or a panic of safetensors.
+        OutOfMemoryError: the block met a MemoryError, or what torch, OpenSSL, safetensors or ctypes raise in its place.
     """
     try:
         yield
@@ -55,4 +55,4 @@ def enough_memory(what: str) -> Iterator[None]:
 def _is_about_memory(e: BaseException) -> bool:
     if isinstance(e, RuntimeError | ValueError):
         return any(text in str(e) for text in MEMORY_ERRORS)
-    return isinstance(e, MemoryError) or type(e).__name__ == "PanicException"
+    return isinstance(e, MemoryError) or type(e).__name__ in ("PanicException", "ArgumentError")

@@ -164,7 +164,8 @@ class TrainingPass:
 
 
 def _check_folder(run: Path, resume: bool) -> None:
-    stored = (run / "config.json").exists()
+    with writing(run):
+        stored = (run / "config.json").exists()
     if resume and not stored:
         raise CheckpointError(f"{run}: holds no run to resume; leave out --resume to start one")
     if not resume and stored:

@@ -28,8 +28,8 @@ def held(run: Path) -> Iterator[None]:
     """
     folder = run.resolve()
     lock = FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0)
-    made = [p for p in folder.parents if not p.exists()]
     with writing(run):
+        made = [p for p in folder.parents if not p.exists()]
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire()
@@ -38,12 +38,13 @@ def held(run: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if not folder.exists():
-            with suppress(OSError):
+        with suppress(OSError):
+            if not folder.exists():
                 Path(lock.lock_file).unlink(missing_ok=True)
                 for parent in made:
                     parent.rmdir()
-        lock.release()
+        with suppress(OSError):
+            lock.release()
 
 
 def append_to_log(run: Path, entry: dict[str, Any]) -> None:

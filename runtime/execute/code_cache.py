@@ -11,7 +11,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bitplane.atomic import replace_file
@@ -105,7 +105,8 @@ def locked(file: Path, tell: Callable[[str], None]) -> Iterator[str]:
     try:
         yield problem
     finally:
-        lock.release()
+        with suppress(OSError):
+            lock.release()
 
 
 def read(file: Path) -> tuple[str, bytes] | None:

@@ -209,7 +209,10 @@ def _link(symbol: str, code: bytes) -> tuple[Any, RunPlan]:
     result, exception = ctypes.addressof(slots), ctypes.addressof(slots) + 8
 
     def run_plan(*arguments: int) -> None:
-        native(result, exception, *arguments)
+        try:
+            native(result, exception, *arguments)
+        except ctypes.ArgumentError as e:  # not started: there was no memory to convert an integer
+            raise MemoryError from e
 
     run_plan.slots = slots  # type: ignore[attr-defined]  keeps them alive
     return engine, run_plan

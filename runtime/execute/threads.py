@@ -92,7 +92,7 @@ def _serve(
             return  # whatever else it is told ends it
         except queue.Empty:
             pass  # a call is announced, and its mail is still to come
-        except MemoryError:
+        except (MemoryError, SystemError):  # the second is what numpy says of the first
             pass  # a caller waits for this thread: try again until there is some
 
 
