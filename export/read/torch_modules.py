@@ -130,8 +130,10 @@ def max_pool(call: Call, m: nn.MaxPool2d) -> Value:
 
 
 def average_pool(call: Call, m: nn.AvgPool2d | nn.AdaptiveAvgPool2d) -> Value:
-    """Mean over all pixels."""
+    """Mean over all pixels, or over each alone: then the value itself."""
     if isinstance(m, nn.AdaptiveAvgPool2d):
+        if call.shape[1:] in (m.output_size, (m.output_size, m.output_size)):
+            return call.x
         whole = m.output_size in (1, (1, 1))
     else:
         whole = pair(m.kernel_size) == call.shape[1:] and pair(m.padding) == (0, 0) and m.divisor_override is None

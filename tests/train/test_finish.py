@@ -146,6 +146,38 @@ def test_a_finished_network_is_exported_and_computes_the_same_in_the_runtime(tmp
         assert close.mean() >= 0.95  # a code at a boundary may be the neighboring one
 
 
+class Vgg(nn.Sequential):
+    """A pool that leaves 4x4 pixels as they are, and fully connected layers over all of them, as VGG and AlexNet have them."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        super().__init__(
+            nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d((4, 4)), nn.Flatten(),
+            nn.Linear(128, 24), nn.ReLU(), nn.Dropout(), nn.Linear(24, 16), nn.ReLU(), nn.Linear(16, 4),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("activations", [1, 4])
+def test_fully_connected_layers_over_pixels_are_low_bit_all_the_way(tmp_path, activations):
+    model = Vgg()
+    prepare(model, "ternary", activations)
+    optimizer = ProxOptimizer(torch.optim.SGD(model.parameters(), lr=0.05), model, "bc", steps=STEPS)
+    for x, y in batches():
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    finish(model, optimizer)
+    model.eval()
+    images = torch.cat([x for x, _ in batches(4)])
+    report = bitplane.to_onnx(model, images, tmp_path / "m.onnx", quantization=Quantization(edges=32))
+    operators = {layer.name: layer.operator for layer in report.layers}
+    assert operators == {"0": "Conv", "5": "TernaryConv", "8": "TernaryConv", "10": "Gemm"}
+    (logits,) = bitplane.InferenceSession(tmp_path / "m.onnx").run(None, {"input": images.numpy()})
+    with torch.no_grad():
+        close = np.isclose(logits, model(images).numpy(), rtol=1e-4, atol=1e-4).all(1)
+    assert close.mean() >= 0.95
+
+
 def test_an_unfinished_network_is_refused_with_what_to_call(tmp_path):
     model, _ = trained(steps=100)
     with pytest.raises(
