@@ -2,6 +2,8 @@
 
     python tests/runtime/load.py --seconds 3600 --json load.json
 
+With glibc set MALLOC_ARENA_MAX=1 to see what the process holds: by default each thread's arena keeps freed memory in pieces.
+
 The load comes in rounds. In a round eight Python threads call sessions that they share and sessions of their own. Meanwhile the
 main thread is interrupted at random moments of making a session and of calling one, and forks: a child calls a session that it
 inherits and one that it makes. After a round all sessions are dropped; then the process must have the threads that it had
