@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -41,6 +41,34 @@ class _RoundClamp(torch.autograd.Function):
         return grad_x, d_step * ctx.grad_scale, None, None
 
 
+# One operator, so that torch.compile's graph does not break here: a loop over layers (nn.Sequential) with a break in it is not
+# compiled at all, now or later. It changes no argument: torch.compile (2.14) would let the backward pass write over one that it
+# changes.
+@torch.library.custom_op("bitplane::first_step", mutates_args=())
+def _first_step(x: Tensor, step: Tensor, bits: int, training: bool, layer: str) -> Tensor:
+    """The step to compute with while `step` may be unknown, float32 [1]; in training mode the same in every process.
+
+    Raises:
+        TrainingError: it is unknown, and `x` has negative values.
+    """
+    if step.item() != 0:  # somebody has set it
+        return step.clone()
+    if bool((x < 0).any()):
+        raise TrainingError(
+            f"{layer or 'a layer'}: `activations` (={bits}) are codes from 0, and it reads values down to {x.min().item():.3g};"
+            " give it `activations` 32, or keep it as it is"
+        )
+    found = (2 * x.float().abs().mean() / math.sqrt(2**bits - 1)).clamp(min=1e-6).reshape(1).to(step.dtype)
+    if training and distributed.is_available() and distributed.is_initialized():
+        distributed.broadcast(found, 0)
+    return found
+
+
+@_first_step.register_fake
+def _(x: Tensor, step: Tensor, bits: int, training: bool, layer: str) -> Tensor:
+    return torch.empty_like(step)
+
+
 class LearnedStep(nn.Module):
     """Unsigned `bits`-bit activation codes with one learned step a tensor.
 
@@ -70,35 +98,20 @@ class LearnedStep(nn.Module):
         """Round to the nearest code (ties to even) and back to the value."""
         step: Tensor = self.step
         if self.observing:
-            step = cast(Tensor, self._first_step(x.detach()))  # pyright: ignore[reportCallIssue,reportArgumentType]
+            with torch.no_grad():
+                found = _first_step(x.detach(), step.detach(), self.bits, self.training, self.layer)
+                if self.training:
+                    step.copy_(found)
+                    self.observing = False
+            if not self.training:
+                step = torch.where(step == 0, found, step)
         grad_scale = 1 / math.sqrt(x[0].numel() * self.top)
         return _RoundClamp.apply(x, step.abs().clamp(min=1e-8), self.top, grad_scale)
-
-    @torch.compiler.disable  # pyright: ignore[reportArgumentType]
-    @torch.no_grad()
-    def _first_step(self, x: Tensor) -> Tensor:
-        """The step to compute with while it may be unknown, [1]."""
-        if self.step.item() != 0:  # somebody has set it
-            self.observing = False
-            return self.step
-        if bool((x < 0).any()):
-            raise TrainingError(
-                f"{self.layer or 'a layer'}: `activations` (={self.bits}) are codes from 0, and it reads values down to"
-                f" {x.min().item():.3g}; give it `activations` 32, or keep it as it is"
-            )
-        found = (2 * x.float().abs().mean() / math.sqrt(self.top)).clamp(min=1e-6).reshape(1)
-        if not self.training:
-            return found
-        if distributed.is_available() and distributed.is_initialized():
-            distributed.broadcast(found, 0)
-        self.step.copy_(found)
-        self.observing = False
-        return self.step
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         if f"{prefix}step" in state_dict:
-            self.observing = True  # until a look at the step
+            self.observing = self.step.is_meta or self.step.item() == 0
 
 
 _ONE = {

@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 from bitplane.format.levels import LEVEL_SETS
@@ -321,6 +322,28 @@ def test_a_model_in_a_wrapper_is_its_model():
     compiled = torch.compile(model, backend="eager")
     optimizer = ProxOptimizer(BASES["sgd"](compiled.parameters()), compiled, "pc", steps=STEPS)
     assert [t.parameter is m.weight for t, m in zip(optimizer.targets, (model[3], model[8]), strict=True)] == [True, True]
+
+
+def test_a_compiled_network_is_one_graph_from_the_first_batch_and_trains_to_the_same_bits():
+    """Compiled twice, as the first batch also sets the steps of the activations: no graph breaks, nothing is compiled again."""
+    torch._dynamo.reset()
+    backend = CompileCounterWithBackend("aot_eager")
+    plain, (model, optimizer) = made(), made()
+    compiled = torch.compile(model, backend=backend, fullgraph=True)
+    counts = []
+    for step in range(5):
+        gradients(compiled, step)
+        optimizer.step()
+        counts.append(backend.frame_count)
+    assert counts == [1, 2, 2, 2, 2]
+    advance(*plain, 0, 5)
+    assert_same(plain, (model, optimizer))
+
+    other = torch.compile(network(9), backend=backend, fullgraph=True)
+    other.load_state_dict(compiled.state_dict())
+    gradients(other, 5)
+    gradients(other, 6)
+    assert backend.frame_count == 2  # its steps are known, so what is compiled serves it too
 
 
 REFUSED = {
