@@ -120,6 +120,7 @@ def export_run(
     allow_unrunnable: bool = False,
     sign_key: str | Path | None = None,
     count: int = RUN_SAMPLES,
+    model: str = "",
 ) -> ExportReport:
     """Export a finished run of `bitplane.train`.
 
@@ -135,14 +136,17 @@ def export_run(
         allow_unrunnable: as in `to_onnx`.
         sign_key: as in `to_onnx`.
         count: images that are taken where `samples` is None.
+        model: of a run whose network a Python file makes, that file and function, FILE.py:FUNCTION. It is run; a folder alone
+            never has a file run.
 
     Raises:
         BitplaneError: the run is unfinished or damaged, or its data set is missing (`CheckpointError`, `DataError`); or what
             `to_onnx` raises.
     """
-    run = load_run(Path(source))
+    run = load_run(Path(source), model)
     images = evenly_spaced(run.images, count) if samples is None else samples
-    options = _Options(quantization, normalize, form, {**run.metadata, **(metadata or {})}, force, allow_unrunnable, sign_key)
+    known = {**run.metadata, **(metadata or {})}
+    options = _Options(quantization, normalize or run.normalize, form, known, force, allow_unrunnable, sign_key)
     return _export(run.model, images, Path(path), options)
 
 

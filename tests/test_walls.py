@@ -57,7 +57,7 @@ MAY_IMPORT = {
         *("bitplane.format", "bitplane.export.errors", "bitplane.export.network", "bitplane.export.nodes"),
         *("bitplane.export.passes", "bitplane.export.qonnx", "bitplane.export.verify"),
         *("bitplane.train.checkpoint", "bitplane.train.data", "bitplane.train.layers", "bitplane.train.models"),
-        *("bitplane.train.activations", "numpy", "onnx", "torch", "google"),
+        *("bitplane.train.activations", "bitplane.train.weights", "numpy", "onnx", "torch", "google"),
     },
     "bitplane.export.write": {
         *(
@@ -281,7 +281,7 @@ def test_a_fresh_import_loads_only_what_it_needs(module, unwanted):
     assert loaded.isdisjoint(unwanted)
     # The options of a run are its dataclasses: nothing else of training is loaded for them.
     assert {m for m in loaded if m.startswith("bitplane.train.")} <= {
-        f"bitplane.train.{m}" for m in ("config", "errors", "tables", "validation")
+        f"bitplane.train.{m}" for m in ("config", "errors", "sources", "tables", "validation")
     }
 
 

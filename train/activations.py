@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from bitplane.train.errors import TrainingError
-from bitplane.train.layers import batch_norm_statistics
+from bitplane.train.layers import batch_norm_statistics, set_batch_norm_statistics
 from bitplane.train.tables import Table
 
 
@@ -280,4 +280,4 @@ def start_steps(model: nn.Module, images: Tensor, bits: int | None = None) -> No
         q.step.zero_()
     model.train()
     model(images)
-    model.load_state_dict(statistics, strict=False)
+    set_batch_norm_statistics(model, statistics)

@@ -1,6 +1,8 @@
 """Runs on disk: safetensors and JSON only, every folder complete or absent.
 
     RUN/config.json                      TrainConfig
+    RUN/prepared.json                    what became of each layer: `Preparation`
+    RUN/model.py                         copy of the Python file that makes the network, if one does
     RUN/log.jsonl                        one object an epoch
     RUN/checkpoints/epoch-0007/          model.safetensors, optimizer.safetensors, state.json: what resuming needs;
                                          epoch-0000 is the start of the run, written before config.json
@@ -13,7 +15,6 @@ under a temporary name, flushed to the disk and renamed; only then are older one
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -31,7 +32,6 @@ from bitplane.format.errors import FileError
 from bitplane.format.files import read_file
 from bitplane.train.config import MOST, DataConfig, ModelConfig, OptimizerConfig, RecipeConfig, TrainConfig
 from bitplane.train.errors import CheckpointError, ConfigError, enough_memory
-from bitplane.train.models import ResNet, build_model
 
 CHECKSUMS = "checksums.json"
 """In every folder that `write_folder` writes: name of a file to its SHA-256."""
@@ -89,7 +89,7 @@ def write_folder(path: Path, tensors: dict[str, dict[str, Tensor]], documents: d
     with enough_memory(f"{path}: writing it"), writing(path), new_folder(path) as folder:
         sums = dict[str, str]()
         for stem, values in tensors.items():
-            data = save({k: v.detach().cpu().contiguous() for k, v in values.items()})
+            data = save(_unshared(values))
             sums[f"{stem}.safetensors"] = _write(folder / f"{stem}.safetensors", data)
         for stem, value in documents.items():
             sums[f"{stem}.json"] = _write(folder / f"{stem}.json", _to_json(value))
@@ -105,6 +105,17 @@ def _is_there(path: Path) -> bool:
     except OSError as e:
         raise CheckpointError(f"{path}: cannot be read ({e.strerror}); check its folder") from e
     return True
+
+
+def _unshared(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as safetensors takes them: no two of them, such as a weight that two layers share, are the same memory."""
+    seen: set[int] = set()
+    result: dict[str, Tensor] = {}
+    for name, value in values.items():
+        kept = value.detach().cpu().contiguous()
+        result[name] = kept.clone() if kept.data_ptr() in seen else kept
+        seen.add(kept.data_ptr())
+    return result
 
 
 def _write(path: Path, data: bytes) -> str:
@@ -271,62 +282,3 @@ def check_finite(values: Mapping[str, Tensor], path: Path) -> None:
     for key, value in values.items():
         if value.is_floating_point() and not value.isfinite().all():
             raise CheckpointError(f"{path}: `{key}` has values that are not finite; restore the file or train again")
-
-
-def present_name(name: str) -> str:
-    """A tensor's name today: quantizers were blocks' own before they belonged to the convolution that reads them."""
-    return re.sub(r"\.quant([123])\.", r".conv\1.quantizer.", name)
-
-
-def load_weights(model: ResNet, path: Path, *, lenient: bool = False) -> list[str]:
-    """Load a state dictionary.
-
-    Args:
-        model: the network; level scales and learned steps absent from the file are left alone if `lenient`.
-        path: a model.safetensors.
-        lenient: accept a network of the same shape with other levels or activations, and one with fewer blocks in its stages,
-            whose function the deeper model then starts from: blocks that the file lacks start as the identity (Net2DeeperNet;
-            Chen, Goodfellow, Shlens, ICLR 2016).
-
-    Returns:
-        Names of the model's tensors that the file did not have.
-
-    Raises:
-        CheckpointError: the file belongs to another model.
-    """
-    values, own = {present_name(k): v for k, v in read_tensors(path).items()}, model.state_dict()
-    # `num_batches_tracked` only matters while BatchNorm averages; older files of torchvision lack it.
-    extra = ("level_scale", ".step", ".threshold", ".act1.weight", ".act2.weight", ".act3.weight")
-    extra += ("input.zero_point", "input.scale", ".num_batches_tracked")
-    wrong = [k for k in own.keys() & values.keys() if own[k].shape != values[k].shape and not (lenient and k.endswith(extra))]
-    new_blocks = {n: b for n, b in model.blocks() if lenient and not any(k.startswith(f"{n}.") for k in values)}
-    extra_blocks = tuple(f"{n}." for n in new_blocks if not n.endswith(".0"))
-    missing = [k for k in own.keys() ^ values.keys() if not (lenient and (k.endswith(extra) or k.startswith(extra_blocks)))]
-    if wrong or missing:
-        k = sorted(wrong + missing)[0]
-        had = list(values[k].shape) if k in values else "absent"
-        want = list(own[k].shape) if k in own else "absent"
-        raise CheckpointError(f"{path}: belongs to another model: `{k}` is {had} there and {want} in {model.config.model}")
-    usable = {k: v for k, v in values.items() if k in own and own[k].shape == v.shape}
-    for k, v in usable.items():
-        floats = v.is_floating_point() and own[k].is_floating_point()
-        if v.dtype != own[k].dtype and not (floats and lenient):
-            raise CheckpointError(f"{path}: `{k}` is {v.dtype} there and {own[k].dtype} in {model.config.model}")
-    check_finite(usable, path)
-    model.load_state_dict(usable, strict=False)
-    for block in new_blocks.values():
-        block.start_as_identity()
-    return sorted(own.keys() - usable.keys())
-
-
-def load_final(run: Path) -> tuple[ResNet, TrainConfig, Result]:
-    """The finished network of a run in eval mode, its configuration, and its result.
-
-    Raises:
-        CheckpointError: the run is missing, unfinished, damaged, or of another model.
-    """
-    config = read_config(run)
-    result = read_result(run)
-    model = build_model(config.model)
-    load_weights(model, run / "final" / "model.safetensors")
-    return model.eval(), config, result

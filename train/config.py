@@ -5,12 +5,14 @@ form of the command line and of experiment descriptions. Needs no torch.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, get_args
 
 from bitplane.format.limits import MAX_SIDE
 from bitplane.train.errors import ConfigError
+from bitplane.train.sources import ModelSource, model_source
 from bitplane.train.tables import has_row, names_of
 from bitplane.train.validation import check_fields
 
@@ -66,11 +68,16 @@ class ModelConfig:
     """Everything that determines a network's structure; a value that cannot be used raises ConfigError.
 
     Attributes:
-        model: resnet20, 32, 44, 56, 110 (32x32 images) or resnet18, 34, 50.
-        weights: level set of the convolutions between stem and classifier, or "float"; see `register_level_set` for others.
-        layer_weights: other level sets for some of them, "pattern=levels" (layer3.*=binary), the last match counts.
-        activations: bits of the activations those convolutions read; 32 is float; see `register_activation` for others.
-        one_bit: form of the blocks of 1-bit activations, see `bitplane.train.models.resnet`.
+        model: resnet20, 32, 44, 56, 110 (32x32 images), resnet18, 34, 50, or a network from elsewhere: torchvision:NAME,
+            timm:NAME, or FILE.py:FUNCTION, a Python file and the function in it that returns an nn.Module.
+        weights: level set of the layers between the first and the last, or "float"; see `register_level_set` for others.
+        layer_weights: other weights for some layers, PATTERN=LEVELS (layer3.*=binary, also int8 and float), the last match
+            counts.
+        activations: bits of the activations that low-bit layers read; 32 is float; see `register_activation` for others.
+        layer_activations: other bits for some layers, PATTERN=BITS, the last match counts.
+        keep_layers: patterns of layers that stay as they are; default: the first and the last.
+        one_bit: form of the blocks of 1-bit activations, see `bitplane.train.models.resnet`; this and the next two are of the
+            package's own ResNets.
         shortcut: "A" (subsample and pad) or "B" (1x1 convolution); "default" takes the architecture's own.
         stem: weights of the first convolution: "float", or "int8", rounded in every forward pass as export rounds them.
         scale: factor of the level set: "none" (the paper's fixed set), one a "layer", one a "channel", or "two-sided" (one a
@@ -79,12 +86,15 @@ class ModelConfig:
         channels: image channels, from the data.
         zero_point: pixel that becomes 0, from the data.
         pixel_scale: pixels that become 1, from the data.
+        model_sha256: of the Python file that makes the network, if one does; a run takes it from the file.
     """
 
     model: str = "resnet20"
     weights: Weights = "ternary"
     layer_weights: tuple[str, ...] = ()
     activations: Activations = 2
+    layer_activations: tuple[str, ...] = ()
+    keep_layers: tuple[str, ...] | None = None
     one_bit: Literal["bi-real", "prelu", "threshold", "reactnet"] = "bi-real"
     shortcut: Literal["A", "B", "default"] = "default"
     stem: Literal["float", "int8"] = "float"
@@ -93,6 +103,12 @@ class ModelConfig:
     channels: int = 3
     zero_point: int = 121
     pixel_scale: float = 64.0
+    model_sha256: str = ""
+
+    @property
+    def source(self) -> ModelSource:
+        """Where the network comes from."""
+        return model_source(self.model, ARCHITECTURES)
 
     @property
     def is_one_bit(self) -> bool:
@@ -102,13 +118,9 @@ class ModelConfig:
     def __post_init__(self) -> None:
         many = (1, MOST)
         check_fields(self, classes=many, channels=many, zero_point=(0, 255), pixel_scale=(1e-6, math.inf))
-        if self.model not in ARCHITECTURES:
-            raise ConfigError(f"model '{self.model}' is unknown; choose one of {', '.join(ARCHITECTURES)}")
-        for entry in self.layer_weights:
-            levels = entry.partition("=")[2]
-            if levels == "float" or not (levels in get_args(Weights) or has_row("weights", levels)):
-                sets = [str(s) for s in dict.fromkeys((*get_args(Weights), *names_of("weights"))) if s != "float"]
-                raise ConfigError(f"`layer_weights` (={entry}) must read PATTERN=LEVELS, of {', '.join(sets)}")
+        _check_entries(self.layer_weights, self.layer_activations)
+        if self.source.kind != "own":
+            _check_elsewhere(self)
         if self.one_bit != "bi-real" and self.activations != 1:
             raise ConfigError(
                 f"`one_bit` (={self.one_bit}) is a form of 1-bit `activations`, which are {self.activations} here"
@@ -117,6 +129,33 @@ class ModelConfig:
             raise ConfigError("`layer_weights` needs low-bit `weights`; with float there are no low-bit layers to change")
         if self.scale == "two-sided" and self.weights not in ("ternary", "float"):
             raise ConfigError(f"`scale` (=two-sided) needs ternary weights, not {self.weights}")
+
+
+def as_bits(text: str) -> int | str:
+    """A value of `activations` as words have it: a number of bits, or the name of a quantizer."""
+    return int(text) if re.fullmatch("[0-9]{1,4}", text) else text
+
+
+def _check_entries(weights: tuple[str, ...], activations: tuple[str, ...]) -> None:
+    """Refuse entries that are no PATTERN=VALUE."""
+    for entry in weights:
+        pattern, _, levels = entry.rpartition("=")
+        if not pattern or not (levels in (*get_args(Weights), "int8") or has_row("weights", levels)):
+            sets = [str(s) for s in dict.fromkeys((*get_args(Weights), "int8", *names_of("weights")))]
+            raise ConfigError(f"`layer_weights` (={entry}) must read PATTERN=LEVELS, of {', '.join(sets)}")
+    for entry in activations:
+        pattern, _, text = entry.rpartition("=")
+        if not pattern or not (as_bits(text) in get_args(Activations) or has_row("activations", as_bits(text))):
+            kinds = map(str, dict.fromkeys((*get_args(Activations), *names_of("activations"))))
+            raise ConfigError(f"`layer_activations` (={entry}) must read PATTERN=BITS, of {', '.join(kinds)}")
+
+
+def _check_elsewhere(config: ModelConfig) -> None:
+    """Refuse what only the package's own ResNets have."""
+    for f in fields(config):
+        if f.name in ("one_bit", "shortcut", "stem") and (value := getattr(config, f.name)) != f.default:
+            remedy = "; --layer-weights NAME=int8 makes a layer's weights 8 bits" if f.name == "stem" else ""
+            raise ConfigError(f"`{f.name}` (={value}) is of the package's own ResNets, not of {config.model}{remedy}")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from bitplane.train.errors import ConfigError
+
 
 class _Sum(torch.autograd.Function):
     """Sum over processes; the gradient of a sum that all of them use is the sum of their gradients."""
@@ -54,7 +56,15 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
 
 
 def synchronize_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
-    """Replace every nn.BatchNorm2d of `model` by one that takes its statistics over all processes; weights are kept."""
+    """Replace every BatchNorm of `model` by one that takes its statistics over all processes; weights are kept.
+
+    Raises:
+        ConfigError: a BatchNorm is of a kind that has no such form: torch's SyncBatchNorm drops what a subclass adds.
+    """
+    known = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm) if device.type == "cuda" else (nn.BatchNorm2d,)
+    for name, m in model.named_modules():
+        if isinstance(m, nn.modules.batchnorm._BatchNorm) and type(m) not in (*known, SyncBatchNorm2d):
+            raise ConfigError(f"{name}: a {type(m).__name__} has no statistics over several processes; train with one process")
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
     for name, child in list(model.named_children()):

@@ -11,7 +11,7 @@ from torch.nn import functional
 from bitplane.train.data.augment import BatchLoader
 from bitplane.train.data.dataset import Split
 from bitplane.train.finish import reestimate_statistics
-from bitplane.train.layers import batch_norm_statistics
+from bitplane.train.layers import batch_norm_statistics, set_batch_norm_statistics
 from bitplane.train.optimizer import ProxOptimizer
 
 
@@ -54,4 +54,4 @@ def final_weights(model: nn.Module, optimizer: ProxOptimizer, loader: BatchLoade
         if batches:
             reestimate_statistics(model, (images for images, _ in itertools.islice(loader.epoch(0), batches)))
         yield
-    model.load_state_dict(statistics, strict=False)
+    set_batch_norm_statistics(model, statistics)

@@ -1,6 +1,6 @@
 """Layers of low-bit networks: low-bit and 8-bit ones, the pixel input, and the parameter-free shortcut."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import cast
 
 import torch
@@ -247,3 +247,11 @@ def batch_norms(model: nn.Module) -> Iterator[nn.modules.batchnorm._BatchNorm]:
 def batch_norm_statistics(model: nn.Module) -> dict[str, Tensor]:
     """Copies of BatchNorm's running statistics by their names in the state dictionary."""
     return {k: v.clone() for k, v in model.state_dict().items() if "running_" in k or "num_batches" in k}
+
+
+@torch.no_grad()
+def set_batch_norm_statistics(model: nn.Module, statistics: Mapping[str, Tensor]) -> None:
+    """Give a network the statistics that `batch_norm_statistics` has copied."""
+    own = model.state_dict()
+    for name, value in statistics.items():
+        own[name].copy_(value)

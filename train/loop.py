@@ -10,6 +10,7 @@ its newest checkpoint ends with the weights it would have had, bit for bit on a 
 
 import math
 import time
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -40,8 +41,11 @@ from bitplane.train.data.dataset import with_data
 from bitplane.train.errors import CheckpointError, TrainingError, enough_memory
 from bitplane.train.evaluation import evaluate, final_weights
 from bitplane.train.methods import method_of
+from bitplane.train.models import ResNet
+from bitplane.train.models.elsewhere import check_known
+from bitplane.train.models.python_file import check_named, read_python, with_digest
 from bitplane.train.resume import Progress, optimizer_tensors, restore
-from bitplane.train.run_folder import append_to_log, held, shorten_log
+from bitplane.train.run_folder import append_to_log, held, shorten_log, write_about
 from bitplane.train.schedules import warmup_cosine
 from bitplane.train.setup import Session, reestimated_batches, set_up
 
@@ -57,17 +61,21 @@ def train(
     init: Path | None = None,
     progress: bool = True,
     data: Dataset | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Train a network.
 
     Args:
-        config: the run; ignored in favor of the stored one if `resume`.
+        config: the run; ignored in favor of the stored one if `resume`, but for the Python file that its `model` names: the one
+            that a run's folder names is not run.
         run: folder to write to; one process (or one group of `accelerate launch`) at a time.
         resume: go on from the newest checkpoint of `run`.
         init: a finished run whose weights to start from, or a safetensors file of them (torchvision's names);
             `load_weights` says what may differ. Ignored if `resume`.
         progress: show a progress bar.
         data: what `load_data(config.data)` gives, if it is loaded already.
+        say: takes lines about a run that begins: a table of what became of each layer, and what `init` did not have; by default
+            the latter alone is printed.
 
     Returns:
         What RUN/final/result.json holds: "test_top1" and "train_top1" (shares), the last losses, "epochs", "classes",
@@ -78,7 +86,7 @@ def train(
     """
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # as Accelerator makes it
     with held(run) if state.is_main_process else nullcontext():
-        return train_held(config, run, resume=resume, init=init, progress=progress, data=data)
+        return train_held(config, run, resume=resume, init=init, progress=progress, data=data, say=say)
 
 
 def train_held(
@@ -89,35 +97,44 @@ def train_held(
     init: Path | None = None,
     progress: bool = True,
     data: Dataset | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """`train` for a caller that holds the folder of the run already."""
     with enough_memory(f"{run}: training"):
-        return _train(config, run, resume, init, progress, data)
+        session = _session(config, run, data, init, resume)
+        state = _resume(session) if resume else _begin(session, say)
+        _train_epochs(session, state, progress)
+        return dict(read_result(run))
 
 
-def _train(
-    config: TrainConfig, run: Path, resume: bool, init: Path | None, progress: bool, data: Dataset | None
-) -> dict[str, Any]:
+def _session(config: TrainConfig, run: Path, data: Dataset | None, init: Path | None, resume: bool) -> Session:
+    """The parts of a run, its options and names checked before its data are loaded."""
     _check_folder(run, resume)
-    config = read_config(run) if resume else config
-    method_of(config.optimizer, config.model)  # refuses what does not go together, before data are loaded
+    code = read_python(config.model)
+    config = read_config(run) if resume else with_digest(config, code)
+    if resume:
+        check_named(config.model, code, run)
+    check_known(config.model)
+    method_of(config.optimizer, config.model)
     data = data or load_data(config.data)
-    session = set_up(with_data(config, data), run, data, init, resume=resume)
+    session = set_up(with_data(config, data), run, data, init, resume=resume, code=code)
     session.accelerator.wait_for_everyone()  # all have looked at the folder before it is written
-    state = _resume(session) if resume else _begin(session)
+    return session
+
+
+def _train_epochs(session: Session, state: Progress, progress: bool) -> None:
     compute = TrainingPass(session)
     tracker = session.config.tracker != "none"
     if tracker:
         options = {k: v if isinstance(v, int | float | str) else str(v) for k, v in to_options(session.config).items()}
-        with writing(run):
+        with writing(session.run):
             session.accelerator.init_trackers("training", options)
     for epoch in range(state.epoch, session.config.epochs):
         entry = _train_epoch(session, compute, state, epoch, progress)
         _finish_epoch(session, state, entry)
     if tracker:
-        with writing(run):
+        with writing(session.run):
             session.accelerator.end_training()
-    return dict(read_result(run))
 
 
 class TrainingPass:
@@ -133,7 +150,9 @@ class TrainingPass:
         config, device = session.config, self.accelerator.device
         # A graph holds neither communication between processes, nor sums of gradients, nor float16's checks of them.
         alone = self.accelerator.num_processes == config.accumulate == 1 and config.mixed_precision != "fp16"
-        self.graph = GraphedPass(self._gradients, session.model) if device.type == "cuda" and alone else None
+        # The forward of a network from elsewhere may look at values, which a graph cannot hold.
+        graphs = device.type == "cuda" and alone and isinstance(session.model, ResNet)
+        self.graph = GraphedPass(self._gradients, session.model) if graphs else None
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
         """Gradients of a slice, and the optimizer's step after the last slice of a batch.
@@ -174,13 +193,17 @@ def _check_folder(run: Path, resume: bool) -> None:
         raise CheckpointError(f"{run}: holds checkpoints of a run without its config.json; choose another folder")
 
 
-def _begin(session: Session) -> Progress:
+def _begin(session: Session, say: Callable[[str], None] | None) -> Progress:
     """Write a run's start. The configuration is written last: a folder that has one can be resumed."""
     state = Progress(processes=session.accelerator.num_processes, bits=session.bits(0))
     if session.accelerator.is_main_process:
         run, new = session.run, not session.run.exists()
+        table = str(session.model.preparation).splitlines() if say is not None else []
+        for line in (*table, *session.notes):
+            (say or tqdm.write)(line)
         try:
             _save(session, state)
+            write_about(run, session.model.preparation, session.code)
             write_config(run, session.config)
         except CheckpointError:
             if new:
@@ -209,6 +232,8 @@ def _train_epoch(s: Session, compute: TrainingPass, state: Progress, epoch: int,
         "epoch" (from 1), "train_loss" and "train_top1", means over all processes.
     """
     started, accumulate = time.perf_counter(), s.config.accumulate
+    # Dropout draws from torch's own generator: other numbers in each epoch and process, and the same ones after a resume.
+    torch.manual_seed(s.config.seed * 1_000_003 + epoch + (s.accelerator.process_index << 53))
     compute.network.train()
     seen = torch.zeros(len(s.loader) * accumulate, 2, device=s.accelerator.device)  # loss, share of correct images
     show = progress and s.accelerator.is_local_main_process

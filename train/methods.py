@@ -145,7 +145,7 @@ def method_of(optimizer: OptimizerConfig, model: ModelConfig) -> Method:
         ConfigError: it is not defined for these weights or scales, or never reaches the hard projection.
     """
     name, method = optimizer.method, METHODS[optimizer.method]
-    sets = {model.weights, *(e.partition("=")[2] for e in model.layer_weights)} - {"float"}
+    sets = {model.weights, *(e.rpartition("=")[2] for e in model.layer_weights)} - {"float", "int8"}
     scales: set[ScaleOption] = {model.scale} if sets or model.scale == "two-sided" else set()
     check_method(name, method, sets, scales, optimizer.soft)
     return method

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from bitplane.train.activations import LearnedStep
-from bitplane.train.checkpoint import load_weights, present_name, read_json, read_tensors
+from bitplane.train.checkpoint import read_json, read_tensors
 from bitplane.train.errors import CheckpointError
-from bitplane.train.models import ResNet
+from bitplane.train.models import Model
 from bitplane.train.optimizer import ProxOptimizer
+from bitplane.train.weights import load_weights, present_name
 
 Whole = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 Real = Annotated[float, msgspec.Meta(ge=0)]
@@ -60,7 +61,7 @@ def optimizer_tensors(model: nn.Module, optimizer: ProxOptimizer) -> dict[str, T
     return tensors
 
 
-def restore(model: ResNet, optimizer: ProxOptimizer, folder: Path, processes: int) -> Progress:
+def restore(model: Model, optimizer: ProxOptimizer, folder: Path, processes: int) -> Progress:
     """Load a checkpoint into a model and its optimizer.
 
     Raises:
@@ -78,7 +79,7 @@ def restore(model: ResNet, optimizer: ProxOptimizer, folder: Path, processes: in
             m.bits = progress.bits
     file, named = folder / "optimizer.safetensors", _named(model)
     kept = {"latent": optimizer.latent, "average": optimizer.average}
-    values = {present_name(k): v for k, v in read_tensors(file).items()}
+    values = {present_name(model, k): v for k, v in read_tensors(file).items()}
     for field, tensors in kept.items():
         for name, p in named.items():
             if p in tensors and f"{name}/{field}" not in values:

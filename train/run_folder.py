@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from filelock import FileLock, Timeout
 from bitplane.atomic import replace_file
 from bitplane.train.checkpoint import writing
 from bitplane.train.errors import RunTakenError
+from bitplane.train.models.python_file import COPY, PythonFile
+from bitplane.train.prepare import Preparation
 
 
 @contextmanager
@@ -45,6 +48,18 @@ def held(run: Path) -> Iterator[None]:
                     parent.rmdir()
         with suppress(OSError):
             lock.release()
+
+
+def write_about(run: Path, preparation: Preparation, code: PythonFile | None) -> None:
+    """Write what a run trains: RUN/prepared.json, and RUN/model.py, a copy of the Python file that makes the network.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    with writing(run):
+        replace_file(run / "prepared.json", (json.dumps(asdict(preparation), indent=1) + "\n").encode())
+        if code is not None:
+            replace_file(run / COPY, code.data)
 
 
 def append_to_log(run: Path, entry: dict[str, Any]) -> None:

@@ -10,7 +10,6 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from torch import nn
 
 from bitplane.train.activations import start_steps
-from bitplane.train.checkpoint import load_final, load_weights
 from bitplane.train.config import OptimizerConfig, TrainConfig
 from bitplane.train.data.augment import BatchLoader, Share
 from bitplane.train.data.dataset import Dataset
@@ -19,8 +18,11 @@ from bitplane.train.errors import ConfigError
 from bitplane.train.layers import low_bit_layers
 from bitplane.train.losses import Loss
 from bitplane.train.methods import METHODS, Point, method_of
-from bitplane.train.models import ResNet, build_model
+from bitplane.train.models import Model, PixelNetwork, build_model
+from bitplane.train.models.elsewhere import check_network
+from bitplane.train.models.python_file import PythonFile
 from bitplane.train.optimizer import ProxOptimizer
+from bitplane.train.weights import head_of, load_final, load_weights
 
 LEARNED_BITS = (8, 4, 2)
 """Bits of activations whose step is learned, and which may become fewer while training."""
@@ -39,16 +41,20 @@ class Session:
         loader: batches of the training images.
         loss: of a batch.
         optimizer: moves the parameters, and the learned scales.
+        code: the Python file that makes the network, if one does.
+        notes: what a user should know before training begins, a line each.
     """
 
     config: TrainConfig
     run: Path
     data: Dataset
     accelerator: Accelerator
-    model: ResNet
+    model: Model
     loader: BatchLoader
     loss: Loss
     optimizer: ProxOptimizer
+    code: PythonFile | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def steps(self) -> int:
@@ -60,7 +66,9 @@ class Session:
         return _bits(self.config, self.steps, step)
 
 
-def set_up(config: TrainConfig, run: Path, data: Dataset, init: Path | None, *, resume: bool) -> Session:
+def set_up(
+    config: TrainConfig, run: Path, data: Dataset, init: Path | None, *, resume: bool, code: PythonFile | None = None
+) -> Session:
     """Put the parts of a run together.
 
     Args:
@@ -69,34 +77,51 @@ def set_up(config: TrainConfig, run: Path, data: Dataset, init: Path | None, *, 
         data: the images.
         init: finished run, or safetensors file, whose weights to start from; None: random ones.
         resume: leave weights and activation steps as a checkpoint will find them: neither `init` nor images are looked at.
+        code: the Python file that makes the network, if one does.
 
     Raises:
         CheckpointError, ConfigError: weights of another network, a tracker that is not installed, a batch that cannot be cut,
             or options that do not go together.
     """
     accelerator = _accelerator(config, run)
-    bits, earlier = config.model.activations, config.recipe.earlier_bits
-    if earlier and bits not in LEARNED_BITS:
-        raise ConfigError(f"`earlier_bits` (={earlier}) needs activations of 2, 4 or 8 bits, not {bits}")
+    _check_earlier_bits(config)
     device, world = accelerator.device, accelerator.num_processes
     torch.backends.cudnn.benchmark = device.type == "cuda"  # batches are of one shape
     torch.manual_seed(config.seed)
-    model = build_model(config.model)
-    if init is not None and not resume:
-        load_weights(model, init if init.suffix == ".safetensors" else init / "final" / "model.safetensors", lenient=True)
-        for layer in low_bit_layers(model).values():
-            layer.fit_scale()
+    model = build_model(config.model, code)
+    if isinstance(model, PixelNetwork):
+        check_network(model, data.train.images[:2])
+    notes = _start_from(model, init) if init is not None and not resume else ()
     if world > 1:
         synchronize_batch_norm(model, device)
     model = model.to(memory_format=torch.channels_last).to(device)  # pyright: ignore[reportCallIssue]
     share = Share(accelerator.process_index, world, config.accumulate)
     loader = BatchLoader(data, config.batch_size, device, config.seed, share)
-    loss = Loss(config.recipe, _teacher(config, accelerator))
+    loss = Loss(config.recipe, _teacher(config, accelerator, code))
     steps = config.epochs * len(loader)
     optimizer = make_optimizer(model, config, steps)
     if not resume:
         start_steps(model, loader.whole_batch(0, 0), _bits(config, steps, 0) or None)
-    return Session(config, run, data, accelerator, model, loader, loss, optimizer)
+    return Session(config, run, data, accelerator, model, loader, loss, optimizer, code, notes)
+
+
+def _check_earlier_bits(config: TrainConfig) -> None:
+    bits, earlier = config.model.activations, config.recipe.earlier_bits
+    if earlier and bits not in LEARNED_BITS:
+        raise ConfigError(f"`earlier_bits` (={earlier}) needs activations of 2, 4 or 8 bits, not {bits}")
+    if earlier and config.model.layer_activations:
+        raise ConfigError(f"`earlier_bits` (={earlier}) is for all layers alike; leave out `layer_activations`")
+
+
+def _start_from(model: Model, init: Path) -> tuple[str, ...]:
+    """Give a network the weights of a run or file, and say what it had not."""
+    file = init if init.suffix == ".safetensors" else init / "final" / "model.safetensors"
+    head, missing = head_of(model), load_weights(model, file, lenient=True)
+    for layer in low_bit_layers(model).values():
+        layer.fit_scale()
+    if f"{head}.weight" not in missing:
+        return ()
+    return (f"{file}: {head} makes logits of other classes there; it starts at random here",)
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig, steps: int) -> ProxOptimizer:
@@ -146,7 +171,7 @@ def reestimated_batches(config: TrainConfig) -> int:
 
 def _bits(config: TrainConfig, steps: int, step: int) -> int:
     earlier, last = config.recipe.earlier_bits, config.model.activations
-    if last not in LEARNED_BITS:
+    if last not in LEARNED_BITS or config.model.layer_activations:  # each layer has its own, and keeps them
         return 0
     return next((b for i, b in enumerate(earlier) if step < steps * (i + 1) / len(earlier) / 2), last)
 
@@ -173,10 +198,10 @@ def _accelerator(config: TrainConfig, run: Path) -> Accelerator:
     )
 
 
-def _teacher(config: TrainConfig, accelerator: Accelerator) -> nn.Module | None:
+def _teacher(config: TrainConfig, accelerator: Accelerator, code: PythonFile | None) -> nn.Module | None:
     if not config.recipe.teacher:
         return None
-    model, _, _ = load_final(Path(config.recipe.teacher))
+    model, _, _ = load_final(Path(config.recipe.teacher), code)
     classes = model.config.classes
     if classes != config.model.classes:
         raise ConfigError(f"`teacher` (={config.recipe.teacher}) knows {classes} classes, the data have {config.model.classes}")

@@ -28,6 +28,7 @@ class Options:
         data_dir: where CIFAR is.
         download: download CIFAR if it is not there.
         init: finished run to start from, in place of the group that the description names.
+        model: the Python files, as FILE.py:FUNCTION, that the description's `model` may name: they are run.
         collect: train nothing, write the results of what is finished.
         json: results file; records of other runs in it are kept.
         page: Markdown page of all results in the results file.
@@ -41,6 +42,7 @@ class Options:
     data_dir: str | None = None
     download: bool = False
     init: Path | None = None
+    model: tuple[str, ...] = ()
     collect: bool = False
     json: JsonFile = None
     page: Path | None = None
@@ -53,7 +55,7 @@ def run(options: Options) -> None:
 
     experiment = e.read_experiment(options.description)
     given = {"epochs": options.epochs, "data": options.data, "data_dir": options.data_dir}
-    planned = e.plan(experiment, options.output, {k: v for k, v in given.items() if v is not None}, options.init)
+    planned = e.plan(experiment, options.output, {k: v for k, v in given.items() if v is not None}, options.init, options.model)
     chosen = _choose(planned, options)
     failures = [] if options.collect else _train(chosen, options.download)
     records = r.merge(r.read_records(options.json) if options.json else [], r.collect(planned))

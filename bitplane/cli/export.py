@@ -42,6 +42,7 @@ class Options:
     Attributes:
         source: folder of a finished run, an ONNX or QONNX file (.onnx), or a torchvision ResNet-18, 34 or 50 (.safetensors).
         output: the file to write.
+        model: of a run whose network a Python file makes, that file and function, FILE.py:FUNCTION: exporting runs it.
         form: packed (bit-planes; opens anywhere ONNX functions do), inlined (the same, functions expanded), dequantized (plain
             float weights), or qonnx.
         weights: turn float convolutions between the first and the last layer into this level set, after training.
@@ -62,6 +63,7 @@ class Options:
 
     source: Positional[Path]
     output: OutputPath
+    model: str = ""
     form: Literal["packed", "inlined", "dequantized", "qonnx"] = "packed"
     weights: Literal["keep", "binary", "ternary", "quaternary", "int8"] = "keep"
     activations: Literal[32, 8, 4, 2] = 8
@@ -103,8 +105,10 @@ def _export(o: Options) -> "ExportReport":
     how = Quantization(o.weights, o.activations, o.calibration, o.correction, o.keep, o.edges)
     if o.source.suffix not in FILES:
         options: dict[str, Any] = {"force": o.force, "allow_unrunnable": o.allow_unrunnable, "sign_key": o.sign}
-        options["count"] = o.samples
+        options |= {"count": o.samples, "model": o.model}
         return export_run(o.source, None, o.output, quantization=how, form=o.form, **options)
+    if o.model:
+        raise UsageError(f"--model {o.model}: is for the folder of a run, {o.source} is a file")
     if o.images.data is None:
         raise UsageError(f"{o.source}: give --data, the images to calibrate and check on")
     if bool(o.mean) != bool(o.std):

@@ -10,7 +10,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from bitplane.cli.arguments import given
 from bitplane.cli.options import JsonFile
-from bitplane.cli.output import UsageError, write_json
+from bitplane.cli.output import UsageError, say, write_json
 from bitplane.train.config import Activations, MethodName, ModelConfig, OptimizerConfig, TrainConfig, Weights, to_options
 
 
@@ -38,6 +38,7 @@ class ModelOptions(ModelConfig):
     channels: Suppress[Fixed[int]] = 3
     zero_point: Suppress[Fixed[int]] = 121
     pixel_scale: Suppress[Fixed[float]] = 64.0
+    model_sha256: Suppress[Fixed[str]] = ""
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,11 @@ class Options:
     Attributes:
         output: folder of the run.
         config: the run.
-        init: start from the weights of this finished run, or of a torchvision state_dict (.safetensors); a shallower network of
-            the same family will do: the blocks it lacks start as the identity.
-        resume: go on with OUTPUT from its newest checkpoint, by its stored configuration.
+        init: start from the weights of this finished run, or of a state_dict of the same names (.safetensors); one of other
+            classes will do: then the last layer starts at random. Of our ResNets a shallower one will do: the blocks it lacks
+            start as the identity.
+        resume: go on with OUTPUT from its newest checkpoint, by its stored configuration; a network of a Python file needs
+            --model again, as a folder alone never has a file run.
         json: write the result to this file.
     """
 
@@ -91,15 +94,18 @@ def run(options: Options) -> None:
     config = options.config.config()
     if options.resume:
         _refuse_other_options(config, options.output)
-    write_json(options.json, train(config, options.output, resume=options.resume, init=options.init))
+    write_json(options.json, train(config, options.output, resume=options.resume, init=options.init, say=say))
 
 
 def _refuse_other_options(config: TrainConfig, folder: Path) -> None:
     # A run is resumed by its stored configuration: an option that says otherwise would be ignored silently.
     from bitplane.train.checkpoint import read_config
 
-    stored, default = to_options(read_config(folder)), to_options(TrainConfig())
+    run = read_config(folder)
+    stored, default = to_options(run), to_options(TrainConfig())
     for key, value in to_options(config).items():
+        if key == "model" and config.model.source.kind == run.model.source.kind == "file":
+            continue  # its path may be another now: training compares the file itself
         if value != stored[key] and (key in given() or value != default[key]):
             raise UsageError(
                 f"{folder}: was trained with {key} {stored[key]}, not {value}; leave the option out, or use a new --output"

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from bitplane.export.errors import ExportError
+from bitplane.export.read.construction import Normalization
 from bitplane.export.read.files import file_sha256
+from bitplane.train.models import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -18,35 +20,51 @@ class Run:
 
     Attributes:
         model: its final network.
+        normalize: mean and standard deviation in pixels, of a network that takes normalized floats.
         metadata: fields of `Origin`.
         images: its training images, uint8 [N, C, H, W].
     """
 
     model: nn.Module
+    normalize: Normalization | None
     metadata: Mapping[str, Any]
     images: Tensor
 
 
-def load_run(folder: Path) -> Run:
+def load_run(folder: Path, name: str = "") -> Run:
     """Load a run, and the data set that it was trained on.
 
-    Raises:
-        BitplaneError: the run is unfinished or damaged, or its data set is missing (`CheckpointError`, `DataError`).
-    """
-    from bitplane.train.checkpoint import load_final
-    from bitplane.train.data import load_data
+    Args:
+        folder: of the run.
+        name: of a network that a Python file makes, FILE.py:FUNCTION; the file is run. Of any other run, its network's or "".
 
-    model, config, result = load_final(folder)
+    Raises:
+        BitplaneError: the run is unfinished or damaged, its data set is missing, or its network is of a Python file and `name`
+            does not name it (`CheckpointError`, `DataError`, `ConfigError`).
+    """
+    from bitplane.train.data import load_data
+    from bitplane.train.models import PixelNetwork
+    from bitplane.train.models.python_file import read_python
+    from bitplane.train.weights import load_final
+
+    code = read_python(ModelConfig(model=name)) if name else None
+    model, config, result = load_final(folder, code)
+    if name and config.model.source.kind != "file" and name != config.model.model:
+        raise ExportError(f"{folder}: is a run of {config.model.model}, not of {name}; leave out --model")
     data = load_data(config.data)
     metadata = {
-        "model": config.model.model,
+        "model": config.model.source.label,
         "method": config.optimizer.method,
         "dataset": data.name,
         "classes": tuple(result.get("classes", data.classes)),
         "accuracy": {k: result[k] for k in ("test_top1", "epochs") if k in result},
         "checkpoint_sha256": file_sha256(folder / "final" / "model.safetensors"),
     }
-    return Run(model, metadata, data.train.images)
+    if isinstance(model, PixelNetwork):  # its layers keep the names that they have in the network itself
+        c = config.model
+        normalize = ([float(c.zero_point)] * c.channels, [c.pixel_scale] * c.channels)
+        return Run(model.network, normalize, metadata, data.train.images)
+    return Run(model, None, metadata, data.train.images)
 
 
 def evenly_spaced(images: Tensor, count: int) -> Tensor:

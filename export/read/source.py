@@ -21,6 +21,7 @@ from bitplane.export.read.onnx import read_onnx
 from bitplane.export.read.torch import quantizer_outputs, read_torch
 from bitplane.export.verify import BATCH_SIZE, check_reading, few, run_onnxruntime
 from bitplane.train.layers import PixelInput
+from bitplane.train.models import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ def read_source(source: nn.Module | onnx.ModelProto, images: Tensor, normalize: 
 
 def _from_torch(source: nn.Module, images: Tensor, normalize: Normalization | None) -> Source:
     module = copy.deepcopy(source).cpu().float().eval()
-    channels = getattr(getattr(module, "config", None), "channels", images.shape[1])
+    config = getattr(module, "config", None)  # a network from elsewhere may have one of its own
+    channels = config.channels if isinstance(config, ModelConfig) else images.shape[1]
     if channels != images.shape[1]:
         raise ExportError(f"samples: {list(images.shape)} given; the network takes {channels} channels")
     _check_zero_point(module)

@@ -7,14 +7,14 @@ from torch import Tensor
 
 from bitplane.export.errors import ExportError
 from bitplane.train.checkpoint import check_finite, read_tensors
-from bitplane.train.models import ModelConfig, ResNet, build_model
+from bitplane.train.models import Model, ModelConfig, build_model
 
 IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 """torchvision's mean and standard deviation, in pixels."""
 _DEPTHS = {(2, 2, 2, 2, False): "resnet18", (3, 4, 6, 3, False): "resnet34", (3, 4, 6, 3, True): "resnet50"}
 
 
-def load_torchvision(path: Path) -> ResNet:
+def load_torchvision(path: Path) -> Model:
     """A float ResNet-18, 34 or 50 with the weights of a torchvision `state_dict` saved as safetensors.
 
     Its input takes pixels as they are; normalize by `IMAGENET`.

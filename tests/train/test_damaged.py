@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bitplane.train.checkpoint import load_final
 from bitplane.train.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig
 from bitplane.train.errors import CheckpointError
 from bitplane.train.loop import train
+from bitplane.train.weights import load_final
 
 STEM = "conv1.weight"
 LATENT = "layer1.0.conv1.weight/latent"

@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bitplane.train.checkpoint import load_weights
 from bitplane.train.config import ModelConfig
 from bitplane.train.errors import CheckpointError, ConfigError
 from bitplane.train.models import build_model
+from bitplane.train.weights import load_weights
 
 
 @pytest.fixture

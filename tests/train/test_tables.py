@@ -7,7 +7,6 @@ import torch
 
 from bitplane.format.levels import LevelSet
 from bitplane.train.activations import ACTIVATION_QUANTIZERS, LearnedStep, register_activation
-from bitplane.train.checkpoint import load_final
 from bitplane.train.config import ModelConfig, OptimizerConfig, from_options
 from bitplane.train.errors import CheckpointError, ConfigError
 from bitplane.train.layers import low_bit_layers
@@ -15,6 +14,7 @@ from bitplane.train.level_sets import WEIGHT_LEVELS, register_level_set
 from bitplane.train.loop import train
 from bitplane.train.methods import METHODS, PC, Method, register_method
 from bitplane.train.quantizers import piecewise_linear
+from bitplane.train.weights import load_final
 
 FIVE = LevelSet("five", (-4, -2, 0, 2, 4), 4, 1.6)
 
@@ -76,7 +76,7 @@ def test_other_names_are_refused_with_those_that_there_are(registered):
         ({"activations": 5}, "`activations` (=5) must be one of 32, 8, 4, 2, 1, learned-sign, 3, clip"),
         (
             {"layer_weights": ("*=six",)},
-            "`layer_weights` (=*=six) must read PATTERN=LEVELS, of binary, ternary, quaternary, five",
+            "`layer_weights` (=*=six) must read PATTERN=LEVELS, of binary, ternary, quaternary, float, int8, five",
         ),
     ):
         with pytest.raises(ConfigError) as error:

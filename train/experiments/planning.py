@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -34,7 +35,13 @@ class Planned:
     start: Path | None
 
 
-def plan(experiment: Experiment, output: Path, options: Mapping[str, Any], init: Path | None = None) -> list[Planned]:
+def plan(
+    experiment: Experiment,
+    output: Path,
+    options: Mapping[str, Any],
+    init: Path | None = None,
+    python_files: Collection[str] = (),
+) -> list[Planned]:
     """All runs of a description, in the order in which they are trained.
 
     Args:
@@ -42,11 +49,14 @@ def plan(experiment: Experiment, output: Path, options: Mapping[str, Any], init:
         output: folder of all runs.
         options: options that override the description's (epochs, data, ...).
         init: finished run that replaces the one which a group's `init` names.
+        python_files: names that `model` may have of networks of Python files: a description alone never has a file run.
 
     Raises:
-        ConfigError: an option is unknown or has a value that cannot be used; the message names file and group.
+        ConfigError: an option is unknown or has a value that cannot be used, two runs would have one folder, or a Python file
+            is not among `python_files`; the message names file and group.
     """
     planned: list[Planned] = []
+    taken: set[Path] = set()
     count = sum(math.prod(map(len, g.axes.values())) for g in experiment.groups)
     if count > MOST_RUNS:
         raise ConfigError(f"{experiment.path}: asks for {count} runs, at most {MOST_RUNS} are planned; shorten the axes")
@@ -62,12 +72,27 @@ def plan(experiment: Experiment, output: Path, options: Mapping[str, Any], init:
                 config = from_options({**chosen, **options})
             except ConfigError as e:
                 raise ConfigError(f"{experiment.path}: group '{g.name}': {e}") from e
-            name = "-".join(f"{k[0]}{v}" if not isinstance(v, str) else v for k, v in axes.items())
+            if config.model.source.kind == "file" and config.model.model not in python_files:
+                raise ConfigError(
+                    f"{experiment.path}: group '{g.name}': `model` (={config.model.model}) is a Python file, which runs only if"
+                    f" you name it: add --model {config.model.model}"
+                )
+            name = "-".join(_folder_part(k, v) for k, v in axes.items())
             folder = f"{g.name}/{name}-e{config.epochs}".replace(" ", "-")
             if (parts := PurePath(folder)).is_absolute() or ".." in parts.parts or "\0" in folder:
                 raise ConfigError(f"{experiment.path}: group '{g.name}': the folder '{folder}' would leave the output")
+            if output / folder in taken:
+                raise ConfigError(f"{experiment.path}: group '{g.name}': two runs would have the folder '{folder}'")
+            taken.add(output / folder)
             planned.append(Planned(g, axes, config, output / folder, source.get(start)))
     return planned
+
+
+def _folder_part(axis: str, value: Any) -> str:
+    """A run's value on an axis as a part of its folder's name."""
+    if not isinstance(value, str):
+        return f"{axis[0]}{value}"
+    return re.sub(r"[:/\\]", "-", value) if axis == "model" else value
 
 
 def _choose(experiment: Experiment, g: Group, axes: Mapping[str, Any]) -> tuple[dict[str, Any], str, str]:

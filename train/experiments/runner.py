@@ -10,6 +10,7 @@ from bitplane.train.config import DataConfig, to_options
 from bitplane.train.data.dataset import Dataset, with_data
 from bitplane.train.errors import BitplaneError, CheckpointError, RunTakenError
 from bitplane.train.experiments.planning import Planned
+from bitplane.train.models.python_file import read_python, with_digest
 from bitplane.train.run_folder import held
 
 WITHOUT_EFFECT = {"eval_every", "save_every", "keep", "tracker"}
@@ -57,7 +58,7 @@ def _prepare(p: Planned, data: Dataset) -> bool:
     # True if there is a checkpoint to resume from. Runs of bitplane 0.1 had none before their first epoch: they start again.
     if not (p.folder / "config.json").exists():
         return False
-    wanted = to_options(with_data(p.config, data))
+    wanted = to_options(with_digest(with_data(p.config, data), read_python(p.config.model)))
     for key, value in to_options(read_config(p.folder)).items():
         if wanted[key] != value and key not in WITHOUT_EFFECT:
             raise CheckpointError(

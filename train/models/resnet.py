@@ -15,18 +15,14 @@ and "threshold" have one of the two. A bottleneck has f after two of its BatchNo
 shortcut form B reads the same codes as the block's first convolution does.
 """
 
-import fnmatch
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from bitplane.train.activations import PRelu
 from bitplane.train.config import ARCHITECTURES, ModelConfig
-from bitplane.train.errors import ConfigError
 from bitplane.train.layers import PadShortcut, PixelInput
-from bitplane.train.prepare import prepare
+from bitplane.train.prepare import Preparation
 
 
 class BasicBlock(nn.Module):
@@ -98,10 +94,15 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A ResNet on uint8 pixels.
+    """A ResNet on uint8 pixels; `build_model` prepares it.
+
+    Attributes:
+        preparation: what became of its layers.
 
     Shape: uint8 [N, channels, H, W] to float32 logits [N, classes].
     """
+
+    preparation: Preparation
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -142,28 +143,6 @@ class ResNet(nn.Module):
             x = getattr(self, stage)(x)
         # The pooling operator, unlike a mean, keeps the gradient channels-last.
         return self.fc(functional.avg_pool2d(x, x.shape[-2:]).flatten(1))
-
-
-def build_model(config: ModelConfig) -> ResNet:
-    """Build an initialized network, and prepare it as the configuration says."""
-    model = ResNet(config)
-    weights = {"layer*": config.weights, **dict(_level_sets(model, config.layer_weights))}
-    if config.stem == "int8":
-        weights["conv1"] = "int8"
-    activations = {"layer*": "learned-sign" if config.one_bit in ("threshold", "reactnet") else config.activations}
-    kept = ["fc"] if config.stem == "int8" else ["conv1", "fc"]
-    prepare(model, weights, activations, keep=kept, scale=config.scale)
-    return model
-
-
-def _level_sets(model: nn.Module, entries: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """Patterns and level sets of the option `layer_weights`."""
-    names = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and n.startswith("layer")]
-    for entry in entries:
-        pattern, _, levels = entry.partition("=")
-        if not fnmatch.filter(names, pattern):
-            raise ConfigError(f"`layer_weights` (={entry}) matches none of {', '.join(names)}")
-        yield pattern, levels
 
 
 def _conv(in_channels: int, out_channels: int, kernel: int, stride: int) -> nn.Conv2d:

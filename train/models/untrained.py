@@ -6,12 +6,12 @@ from torch import Tensor, nn
 from bitplane.train.activations import start_steps
 from bitplane.train.config import ModelConfig
 from bitplane.train.layers import low_bit_layers
-from bitplane.train.models import ResNet, build_model
+from bitplane.train.models import Model, build_model
 from bitplane.train.quantizers import projector
 
 
 @torch.no_grad()
-def untrained_model(config: ModelConfig, pixels: Tensor, seed: int = 0) -> ResNet:
+def untrained_model(config: ModelConfig, pixels: Tensor, seed: int = 0) -> Model:
     """A network with exact levels, and with BatchNorm statistics and activation steps of real activations.
 
     Args:

@@ -12,10 +12,10 @@ from scratch import one_line, written
 
 from bitplane.export.errors import ExportError
 from bitplane.export.read.torchvision import load_torchvision
-from bitplane.train.checkpoint import load_weights
 from bitplane.train.config import ModelConfig
 from bitplane.train.errors import CheckpointError
 from bitplane.train.models import build_model
+from bitplane.train.weights import load_weights
 
 torch.set_num_threads(1)
 MODEL = build_model(ModelConfig(model="resnet20", weights="ternary", classes=2, channels=1))
