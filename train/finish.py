@@ -97,9 +97,10 @@ def reestimate_statistics(model: nn.Module, images: Iterable[Tensor]) -> None:
 def _unwrapped(optimizer: Any) -> ProxOptimizer:
     """The optimizer inside what Accelerate, Lightning or another library has put around it."""
     seen: Any = optimizer
-    while type(seen) is not ProxOptimizer:
-        inner = vars(seen).get("optimizer", vars(seen).get("_optimizer"))  # a wrapper may be of a class made of ours
-        if inner is None:
+    # Lightning's wrapper is of a class made of ours, and holds ours as an attribute.
+    while not (isinstance(seen, ProxOptimizer) and "update" in vars(seen)):
+        held: dict[str, Any] = getattr(seen, "__dict__", {})
+        seen = held.get("optimizer", held.get("_optimizer"))
+        if seen is None:
             raise ConfigError(f"`optimizer` is a {type(optimizer).__name__}: give the ProxOptimizer that trained the network")
-        seen = inner
     return seen

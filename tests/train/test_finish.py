@@ -102,11 +102,22 @@ def test_finishing_twice_or_with_another_optimizer_is_refused():
     other, _ = trained()
     with pytest.raises(ConfigError, match=r"`optimizer` moves other weights than those of the model's low-bit layers"):
         finish(other, optimizer)
-    with pytest.raises(ConfigError, match=r"`optimizer` is a SGD: give the ProxOptimizer"):
-        finish(model, optimizer.base)
+    for wrong, kind in ((optimizer.base, "SGD"), ([optimizer], "list"), (None, "NoneType")):
+        with pytest.raises(ConfigError, match=rf"^`optimizer` is a {kind}: give the ProxOptimizer"):
+            finish(model, wrong)
     finish(model, optimizer)
     with pytest.raises(ConfigError, match="finished already"):
         finish(model, optimizer)
+
+
+def test_a_subclass_of_the_optimizer_is_one():
+    class Mine(ProxOptimizer):
+        pass
+
+    model = network()
+    prepare(model)
+    finish(model, Mine(torch.optim.SGD(model.parameters(), lr=0.05), model, "bc", steps=1))
+    assert distance(model) < 1e-6
 
 
 def test_what_accelerate_wraps_is_finished_as_it_is():
