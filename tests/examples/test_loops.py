@@ -37,6 +37,7 @@ Page = Callable[[str], dict[str, Any]]
 def page(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Runs a page once, in a folder of its own, and gives its names."""
     ran: dict[str, dict[str, Any]] = {}
+    environment = dict(os.environ)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(LOOPS)
 
@@ -54,7 +55,15 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Any:
             return ran[name]
 
         yield run
+    # What the libraries leave behind in a process.
     sys.modules.pop("digits", None)
+    os.environ.clear()
+    os.environ.update(environment)
+    if "accelerate" in sys.modules:
+        from accelerate.state import AcceleratorState, GradientState
+
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
 
 
 def trained(names: dict[str, Any]) -> tuple[nn.Sequential, ProxOptimizer]:

@@ -47,7 +47,14 @@ def test_the_commands_of_the_page_train_the_method_and_compare_it_with_the_other
     commands = [m.split()[1:] for m in re.findall(r"^    (bitplane .+)$", PAGE, re.MULTILINE)]
     assert [c[0] for c in commands] == ["train", "experiments"]
     small = [["--epochs", "1"], ["--epochs", "1", "--only", "*s0-ternary*", "--json", "compare.json"]]
-    code = "import json, sys; from bitplane.cli import main; sys.exit(max(main(c) for c in json.loads(sys.argv[1])))"
+    code = "\n".join(
+        (
+            "import json, sys, bitplane, torch; from bitplane.cli import main",
+            "model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 8, 3)); bitplane.prepare(model)",
+            "bitplane.ProxOptimizer(torch.optim.SGD(model.parameters(), lr=0.1), model, method='half-way', steps=3)",
+            "sys.exit(max(main(c) for c in json.loads(sys.argv[1])))",
+        )
+    )
     given = json.dumps([[*c, *s] for c, s in zip(commands, small, strict=True)])
     path = os.pathsep.join([str(installed), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
