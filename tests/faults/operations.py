@@ -19,11 +19,12 @@ from bitplane.export import Quantization, to_onnx
 from bitplane.format.files import read_file
 from bitplane.runtime import InferenceSession
 from bitplane.runtime.execute import code_cache, machine_code
-from bitplane.train.checkpoint import load_final, newest_checkpoint, read_tensors, save_checkpoint
+from bitplane.train.checkpoint import newest_checkpoint, read_tensors, save_checkpoint
 from bitplane.train.checkpoint import read_json as read_run_json
 from bitplane.train.config import from_options
 from bitplane.train.data import load_data
 from bitplane.train.loop import train
+from bitplane.train.weights import load_final
 
 MODEL = Path(__file__).resolve().parents[1] / "fixtures" / "format-1" / "ternary2.onnx"
 IMAGES = np.random.default_rng(1).integers(0, 256, (3, 3, 32, 32), np.uint8)
