@@ -186,9 +186,9 @@ def threads() -> int:
 
 
 def wait_for_threads(before: int) -> int:
-    """Threads more than before, when those that end have ended."""
+    """Threads more than before, when those that end have ended; on a machine that others use they may wait for a processor."""
     gc.collect()
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while threads() > before and time.monotonic() < end:
         time.sleep(0.01)
     return threads() - before
