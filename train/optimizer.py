@@ -318,7 +318,11 @@ class ProxOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned; before or after the model's own state dictionary."""
+        """Restore what `state_dict` returned; before or after the model's own state dictionary.
+
+        Raises:
+            ConfigError: it is of a ProxOptimizer whose method keeps no latents, and this one's does; nothing has changed.
+        """
         given = dict(state_dict)
         for hook in self._optimizer_load_state_dict_pre_hooks.values():
             given = given if (changed := hook(self, given)) is None else changed
@@ -328,6 +332,12 @@ class ProxOptimizer(torch.optim.Optimizer):
         # As torch does: the n-th parameter's state is that of the n-th name in the groups, whatever the names are.
         names = [n for g in groups for n in g["params"]]
         number = self._numbers()
+        without = [p for p in self.latent if number[p] < len(names) and LATENT not in inner.get(names[number[p]], {})]
+        if without and counters[0][0] is not None:
+            raise ConfigError(
+                f"the state has no latents of {len(without)} of {len(self.latent)} low-bit weights: it is of another method;"
+                " make ProxOptimizer with the method that wrote it"
+            )
         for key, tensors in ((LATENT, self.latent), (AVERAGE, self.average)):
             for p, kept in tensors.items():
                 value = inner.get(names[number[p]], {}).pop(key, None) if number[p] < len(names) else None
@@ -349,10 +359,6 @@ class ProxOptimizer(torch.optim.Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy: without hooks, and without what a scheduler puts around `step`."""
         return {k: v for k, v in vars(self).items() if k in ("base", "finished", "update", "_needs_closure")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """The inverse of `__getstate__`."""
-        super().__setstate__(state)
 
     def __repr__(self) -> str:
         """Name the targets and the wrapped optimizer."""

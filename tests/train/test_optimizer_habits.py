@@ -185,6 +185,16 @@ def test_the_state_is_not_touched_by_saving_or_loading_it():
         assert inner.keys() == before["state"][key].keys()
 
 
+def test_the_state_of_a_method_without_latents_is_refused_and_changes_nothing():
+    model, optimizer = made()
+    advance(model, optimizer, 0, 2)
+    before = copy.deepcopy(tensors(model, optimizer))
+    with pytest.raises(ConfigError, match=r"no latents of 2 of 2 low-bit weights: it is of another method; make ProxOptimizer"):
+        optimizer.load_state_dict(made(method="pq")[1].state_dict())
+    assert all(torch.equal(v, before[k]) for k, v in tensors(model, optimizer).items())
+    assert optimizer.step_count == 2
+
+
 @pytest.mark.parametrize("base", ["sgd", "adamw fused"])
 @pytest.mark.parametrize("name", ["pc", "rpc", "pq"])
 def test_a_distributed_checkpoint_names_the_latents_by_their_parameters(name, base):
